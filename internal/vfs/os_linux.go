@@ -1,0 +1,75 @@
+//go:build linux && !portable
+
+package vfs
+
+import (
+	"errors"
+	"io/fs"
+
+	"golang.org/x/sys/unix"
+)
+
+// canMap says whether Map works.
+const canMap = true
+
+// allocate falls back to setting the size where the file system does not know
+// fallocate (NFS before 4.2, ext3).
+func (o *osFile) allocate(off, n int64) error {
+	err := o.control("allocate", func(fd int) error { return unix.Fallocate(fd, 0, off, n) })
+	if unsupported(err) {
+		return o.grow(off + n)
+	}
+	return err
+}
+
+// zero keeps the size also if the file shrinks while it runs.
+func (o *osFile) zero(off, n int64) error {
+	const mode = unix.FALLOC_FL_ZERO_RANGE | unix.FALLOC_FL_KEEP_SIZE
+	err := o.control("zero", func(fd int) error { return unix.Fallocate(fd, mode, off, n) })
+	if unsupported(err) {
+		return o.writeZeros(off, n)
+	}
+	return err
+}
+
+func (o *osFile) sync() error {
+	return o.control("sync", unix.Fdatasync)
+}
+
+func (o *osFile) mapRange(off int64, n int, writable bool) (Mapping, error) {
+	prot := unix.PROT_READ
+	if writable {
+		prot |= unix.PROT_WRITE
+	}
+	m := &mapping{name: o.f.Name(), writable: writable}
+	err := o.control("map", func(fd int) (err error) {
+		m.mem, err = unix.Mmap(fd, off, n, prot, unix.MAP_SHARED)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// control calls f with the file's descriptor, again if a signal interrupts it,
+// and keeps the descriptor from being closed and reused meanwhile.
+func (o *osFile) control(op string, f func(fd int) error) error {
+	conn, err := o.f.SyscallConn()
+	if err != nil {
+		return pathError(op, o.f.Name(), err)
+	}
+	var result error
+	err = conn.Control(func(fd uintptr) { result = retry(func() error { return f(int(fd)) }) })
+	if err != nil {
+		return pathError(op, o.f.Name(), fs.ErrClosed) // Control's one error
+	}
+	if result != nil {
+		return pathError(op, o.f.Name(), result)
+	}
+	return nil
+}
+
+func unsupported(err error) bool {
+	return errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS)
+}
