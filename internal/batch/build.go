@@ -1,0 +1,211 @@
+package batch
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+
+	"github.com/rifflelog/riffle/internal/compress"
+)
+
+// ErrTooLarge: more bytes than a limit allows. Kafka: MESSAGE_TOO_LARGE.
+var ErrTooLarge = errors.New("record batch is too large")
+
+// Producer is what a batch says of an idempotent producer.
+type Producer struct {
+	ID            int64
+	Epoch         int16
+	Sequence      int32 // of the first record
+	Transactional bool
+}
+
+// NoProducer is what a batch says when its producer is not idempotent.
+var NoProducer = Producer{ID: NoProducerID, Epoch: NoProducerEpoch, Sequence: NoSequence}
+
+// HeaderField is any struct of a header's two fields, so that callers pass
+// their own type without conversion.
+type HeaderField interface {
+	~struct {
+		Key   string
+		Value []byte
+	}
+}
+
+// Builder encodes one batch after the other. Its zero value is ready; it keeps
+// a buffer for compression between batches. It is for one goroutine at a time.
+type Builder struct {
+	buf   []byte // the caller's, with the batch from start on
+	start int
+	codec compress.Codec
+	level int
+
+	count   int32
+	baseTs  int64
+	maxTs   int64
+	scratch []byte // compressed records
+}
+
+// Begin starts a batch at the end of dst, which belongs to the builder until
+// Finish gives it back. Its records are compressed by codec at level (see
+// [compress.CheckLevel]).
+func (b *Builder) Begin(dst []byte, codec compress.Codec, level int) {
+	b.start = len(dst)
+	b.buf = slices.Grow(dst, HeaderSize)[:len(dst)+HeaderSize]
+	b.codec, b.level = codec, level
+	b.count, b.baseTs, b.maxTs = 0, NoTimestamp, NoTimestamp
+}
+
+// Len is the size of the batch so far, in bytes, before compression.
+func (b *Builder) Len() int { return len(b.buf) - b.start }
+
+// Count is the number of records so far.
+func (b *Builder) Count() int { return int(b.count) }
+
+// Add appends a record to the batch that b builds. The timestamp is in
+// milliseconds; a nil key or value is null, an empty one is not. On
+// ErrTooLarge, when the batch would pass MaxSize, nothing is added.
+func Add[H HeaderField](b *Builder, timestamp int64, key, value []byte, headers []H) error {
+	size, err := headersSize(headers)
+	if err != nil {
+		return err
+	}
+	at, err := b.add(timestamp, key, value, len(headers), size)
+	if err != nil {
+		return err
+	}
+	for _, h := range headers {
+		f := struct {
+			Key   string
+			Value []byte
+		}(h)
+		at += putVarint(b.buf[at:], int64(len(f.Key)))
+		at += copy(b.buf[at:], f.Key)
+		at += putBytes(b.buf[at:], f.Value)
+	}
+	return nil
+}
+
+// headersSize returns the encoded size of headers, without their count.
+func headersSize[H HeaderField](headers []H) (int, error) {
+	var size int64
+	for _, h := range headers {
+		f := struct {
+			Key   string
+			Value []byte
+		}(h)
+		size += int64(varintLen(int64(len(f.Key))) + len(f.Key) + bytesLen(f.Value))
+	}
+	if size > MaxSize {
+		return 0, fmt.Errorf("%w: headers of %d bytes", ErrTooLarge, size)
+	}
+	return int(size), nil
+}
+
+// add appends a record whose headers take size bytes, and returns where in
+// b.buf they go.
+func (b *Builder) add(ts int64, key, value []byte, headers, size int) (at int, err error) {
+	base := ts
+	if b.count > 0 {
+		base = b.baseTs
+	}
+	tsDelta, offsetDelta := ts-base, int64(b.count)
+	body := 1 + varintLen(tsDelta) + varintLen(offsetDelta) +
+		bytesLen(key) + bytesLen(value) + varintLen(int64(headers)) + size
+	total := varintLen(int64(body)) + body
+	if b.Len()+total > MaxSize || b.count == math.MaxInt32 {
+		return 0, fmt.Errorf("%w: a record of %d bytes after %d", ErrTooLarge, total, b.Len())
+	}
+
+	at = len(b.buf)
+	b.buf = slices.Grow(b.buf, total)[:at+total]
+	p := b.buf[at:]
+	i := putVarint(p, int64(body))
+	p[i] = 0 // attributes: none are defined
+	i++
+	i += putVarint(p[i:], tsDelta)
+	i += putVarint(p[i:], offsetDelta)
+	i += putBytes(p[i:], key)
+	i += putBytes(p[i:], value)
+	i += putVarint(p[i:], int64(headers))
+
+	b.baseTs = base
+	b.maxTs = max(b.maxTs, ts)
+	b.count++
+	return at + i, nil
+}
+
+// addRaw appends a record whose headers are encoded already.
+func (b *Builder) addRaw(r *Record) error {
+	at, err := b.add(r.Timestamp, r.Key, r.Value, r.Headers.n, len(r.Headers.raw))
+	if err != nil {
+		return err
+	}
+	copy(b.buf[at:], r.Headers.raw)
+	return nil
+}
+
+// Finish completes the batch and returns the buffer given to Begin with the
+// batch at its end. The base offset is 0 and the leader epoch unknown, as a
+// client sends it; the log assigns both. An error leaves the buffer as it was
+// given to Begin.
+func (b *Builder) Finish(p Producer) ([]byte, error) {
+	return b.finish(p, 0)
+}
+
+func (b *Builder) finish(p Producer, attrs uint16) ([]byte, error) {
+	buf := b.buf
+	b.buf = nil
+	if b.count == 0 {
+		return buf[:b.start], fmt.Errorf("%w: no records", ErrInvalid)
+	}
+	if b.codec != compress.None {
+		var err error
+		b.scratch, err = compress.Append(b.scratch[:0], b.codec, b.level, buf[b.start+HeaderSize:])
+		if err != nil {
+			return buf[:b.start], err
+		}
+		if len(b.scratch) > MaxSize-HeaderSize {
+			return buf[:b.start], fmt.Errorf("%w: %d bytes compressed", ErrTooLarge, len(b.scratch))
+		}
+		buf = append(buf[:b.start+HeaderSize], b.scratch...)
+		if cap(b.scratch) > maxKept {
+			b.scratch = nil
+		}
+	}
+	h := Batch(buf[b.start:])
+	h.SetBaseOffset(0)
+	binary.BigEndian.PutUint32(h[posLength:], uint32(len(h)-PrefixSize))
+	h.SetLeaderEpoch(NoLeaderEpoch)
+	h[posMagic] = Magic
+	binary.BigEndian.PutUint16(h[posAttributes:], attrs|uint16(b.codec))
+	binary.BigEndian.PutUint32(h[posLastOffsetDelta:], uint32(b.count-1))
+	binary.BigEndian.PutUint64(h[posBaseTimestamp:], uint64(b.baseTs))
+	binary.BigEndian.PutUint64(h[posMaxTimestamp:], uint64(b.maxTs))
+	h.putProducer(p)
+	binary.BigEndian.PutUint32(h[posCount:], uint32(b.count))
+	h.putCRC()
+	return buf, nil
+}
+
+// maxKept is the largest buffer that a Builder or Reader keeps for its next
+// batch: Kafka's default max.message.bytes, with room.
+const maxKept = 2 << 20
+
+// bytesLen is the encoded size of a nullable byte string.
+func bytesLen(p []byte) int {
+	if p == nil {
+		return 1
+	}
+	return varintLen(int64(len(p))) + len(p)
+}
+
+// putBytes encodes a nullable byte string.
+func putBytes(dst, p []byte) int {
+	if p == nil {
+		return putVarint(dst, -1)
+	}
+	n := putVarint(dst, int64(len(p)))
+	return n + copy(dst[n:], p)
+}

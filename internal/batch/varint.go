@@ -1,0 +1,74 @@
+package batch
+
+// Zigzag varints as in protocol buffers: seven bits a byte, least significant
+// first, the high bit says that more follow. Kafka has them in 32 and 64 bits.
+
+const (
+	maxVarint32 = 5  // bytes
+	maxVarint64 = 10 // bytes
+)
+
+// uvarintLen returns how many bytes the unsigned value takes.
+func uvarintLen(u uint64) int {
+	n := 1
+	for u >= 0x80 {
+		u >>= 7
+		n++
+	}
+	return n
+}
+
+func zigzag(v int64) uint64 { return uint64(v)<<1 ^ uint64(v>>63) }
+
+func varintLen(v int64) int { return uvarintLen(zigzag(v)) }
+
+// putVarint writes v to the beginning of b, which has room, and returns the
+// number of bytes.
+func putVarint(b []byte, v int64) int {
+	u := zigzag(v)
+	i := 0
+	for u >= 0x80 {
+		b[i] = byte(u) | 0x80
+		u >>= 7
+		i++
+	}
+	b[i] = byte(u)
+	return i + 1
+}
+
+// varint reads a value of at most 64 bits from the beginning of b and returns
+// how many bytes it took, 0 if b is too short or the value too long.
+func varint(b []byte) (v int64, n int) {
+	if len(b) > 0 && b[0] < 0x80 {
+		return int64(b[0]>>1) ^ -int64(b[0]&1), 1
+	}
+	return varintSlow(b)
+}
+
+func varintSlow(b []byte) (v int64, n int) {
+	var u uint64
+	for i := 0; i < len(b) && i < maxVarint64; i++ {
+		c := b[i]
+		if i == maxVarint64-1 && c > 1 {
+			return 0, 0 // more than 64 bits
+		}
+		u |= uint64(c&0x7f) << (7 * i)
+		if c < 0x80 {
+			return int64(u>>1) ^ -int64(u&1), i + 1
+		}
+	}
+	return 0, 0
+}
+
+// varint32 is varint for the fields that Kafka reads into 32 bits: at most five
+// bytes, of which the last has four bits that count.
+func varint32(b []byte) (v int64, n int) {
+	if len(b) > 0 && b[0] < 0x80 {
+		return int64(b[0]>>1) ^ -int64(b[0]&1), 1
+	}
+	v, n = varintSlow(b)
+	if n > maxVarint32 || v != int64(int32(v)) {
+		return 0, 0
+	}
+	return v, n
+}
