@@ -1,0 +1,144 @@
+package riffle
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/rifflelog/riffle/internal/batch"
+	"github.com/rifflelog/riffle/internal/vfs"
+)
+
+// Errors that a caller tells apart with [errors.Is]. Methods of partitions wrap
+// them in a [*PartitionError].
+var (
+	// ErrClosed: the log is closed, or being closed.
+	ErrClosed = errors.New("riffle: log is closed")
+	// ErrInvalidOptions: options or a topic's configuration. Its message lists
+	// every problem.
+	ErrInvalidOptions = errors.New("riffle: invalid options")
+	// ErrLocked: the directory is open for writing, in another process or this
+	// one.
+	ErrLocked = errors.New("riffle: directory is locked by another log")
+	// ErrReadOnly: a damaged partition takes no appends; what can be read of it
+	// can be read.
+	ErrReadOnly = errors.New("riffle: read-only")
+	// ErrInDoubt: ctx ended, or a flush failed, after the write was made and
+	// before it was known to be committed. It may or may not be found later.
+	ErrInDoubt = errors.New("riffle: outcome of the write is unknown")
+
+	// ErrTopicExists: CreateTopic of a name that is taken. Kafka:
+	// TOPIC_ALREADY_EXISTS.
+	ErrTopicExists = errors.New("riffle: topic exists")
+	// ErrTopicNotFound: no topic has that name. Kafka:
+	// UNKNOWN_TOPIC_OR_PARTITION.
+	ErrTopicNotFound = errors.New("riffle: topic not found")
+	// ErrTopicMismatch: EnsureTopic found a topic with fewer partitions than
+	// asked for.
+	ErrTopicMismatch = errors.New("riffle: topic differs from the one asked for")
+	// ErrInvalidTopic: a name that no topic may have, or one that differs from
+	// another topic's only by '.' and '_'. Kafka: INVALID_TOPIC_EXCEPTION.
+	ErrInvalidTopic = errors.New("riffle: invalid topic name")
+	// ErrPartitionNotFound: the topic has fewer partitions.
+	ErrPartitionNotFound = errors.New("riffle: partition not found")
+	// ErrPartitionFailed: a write or flush of this partition failed, so nothing
+	// more is appended to it until the log is opened again. Kafka:
+	// KAFKA_STORAGE_ERROR.
+	ErrPartitionFailed = errors.New("riffle: partition is offline")
+
+	// ErrOffsetOutOfRange: see [*OffsetError]. Kafka: OFFSET_OUT_OF_RANGE.
+	ErrOffsetOutOfRange = errors.New("riffle: offset out of range")
+	// ErrCorrupt: see [*CorruptError]. Kafka: CORRUPT_MESSAGE.
+	ErrCorrupt = errors.New("riffle: data on disk is corrupt")
+	// ErrDiskFull: there is no room; nothing was written. The same call may
+	// succeed when there is.
+	ErrDiskFull = errors.New("riffle: disk is full")
+	// ErrRecordTooLarge: one record that no batch of the topic can hold. Kafka:
+	// RecordTooLargeException.
+	ErrRecordTooLarge = errors.New("riffle: record is too large")
+	// ErrBatchTooLarge: records that together pass MaxMessageBytes. Kafka:
+	// MESSAGE_TOO_LARGE.
+	ErrBatchTooLarge = errors.New("riffle: batch is too large")
+	// ErrInvalidRecord: records that no topic takes. Kafka: INVALID_RECORD,
+	// INVALID_TIMESTAMP.
+	ErrInvalidRecord = errors.New("riffle: invalid record")
+)
+
+// PartitionError says which operation failed on which partition. It unwraps to
+// the reason.
+type PartitionError struct {
+	Op        string // "append", "read", "open" or "close"
+	Topic     string // its name
+	Partition int    // from 0
+	Err       error  // the reason
+}
+
+// Error implements error.
+func (e *PartitionError) Error() string {
+	return fmt.Sprintf("%s %s-%d: %v", e.Op, e.Topic, e.Partition, e.Err)
+}
+
+// Unwrap returns the reason.
+func (e *PartitionError) Unwrap() error { return e.Err }
+
+// OffsetError is ErrOffsetOutOfRange with the offsets that there are. Reading
+// may begin at any offset in [Start, End], the end included.
+type OffsetError struct {
+	Offset     Offset // the one asked for
+	Start, End Offset // Bounds.Start and Bounds.End
+}
+
+// Error implements error.
+func (e *OffsetError) Error() string {
+	return fmt.Sprintf("%v: %d is not in [%d, %d]", ErrOffsetOutOfRange, e.Offset, e.Start, e.End)
+}
+
+// Unwrap returns ErrOffsetOutOfRange.
+func (e *OffsetError) Unwrap() error { return ErrOffsetOutOfRange }
+
+// CorruptError is ErrCorrupt with the place. For a file of records, reading can
+// go on at Next.
+type CorruptError struct {
+	File   string // path
+	Pos    int64  // byte at which the damage was found
+	Offset Offset // the offset that should have been there; NoOffset if the file has none
+	Next   Offset // the next offset that can be read; NoOffset if there is none
+	Err    error  // what is wrong
+}
+
+// Error implements error.
+func (e *CorruptError) Error() string {
+	s := fmt.Sprintf("%v: %s: byte %d", ErrCorrupt, e.File, e.Pos)
+	if e.Offset != NoOffset {
+		s += fmt.Sprintf(" (offset %d)", e.Offset)
+	}
+	if e.Next != NoOffset {
+		s += fmt.Sprintf(", readable again from offset %d", e.Next)
+	}
+	return fmt.Sprintf("%s: %v", s, e.Err)
+}
+
+// Unwrap returns ErrCorrupt and what is wrong.
+func (e *CorruptError) Unwrap() []error { return []error{ErrCorrupt, e.Err} }
+
+// inDoubt says that a write may have been made when ctx ended with err.
+func inDoubt(err error) error { return fmt.Errorf("%w: %w", ErrInDoubt, err) }
+
+// diskError adds ErrDiskFull to an error of the file system that means it.
+func diskError(err error) error {
+	if errors.Is(err, vfs.ErrNoSpace) {
+		return fmt.Errorf("%w: %w", ErrDiskFull, err)
+	}
+	return err
+}
+
+// encodeError turns what package batch says of a caller's records into our
+// words.
+func encodeError(err error, records int) error {
+	switch {
+	case errors.Is(err, batch.ErrTooLarge) && records == 1:
+		return fmt.Errorf("%w: %w", ErrRecordTooLarge, err)
+	case errors.Is(err, batch.ErrTooLarge):
+		return fmt.Errorf("%w: %w", ErrBatchTooLarge, err)
+	}
+	return fmt.Errorf("%w: %w", ErrInvalidRecord, err)
+}

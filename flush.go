@@ -1,0 +1,178 @@
+package riffle
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/rifflelog/riffle/internal/vfs"
+)
+
+const (
+	// maxUnflushed is how many bytes of a partition may be written and not
+	// flushed: an append that would pass it waits for a flush. Recovery relies
+	// on it: what stands further than this behind a bad batch was written after
+	// that batch had been flushed, so the batch is damaged, not torn.
+	maxUnflushed = 64 << 20
+	// flushAt is how many unflushed bytes start a flush under FlushAsync,
+	// whatever FlushInterval says.
+	flushAt = 16 << 20
+)
+
+// siteFlush is the flush that appends wait for.
+const siteFlush vfs.Site = "partition.flush"
+
+// flushQueue is a partition's group commit: at most one flush runs, and at most
+// one waits for it to end. Who asks for a flush while one runs joins the
+// waiting one, since the running one may not cover what he wrote. Whoever made
+// a round runs it. Guarded by the partition's lock.
+type flushQueue struct {
+	running, next *flushRound
+}
+
+// flushRound is one flush that several may wait for.
+type flushRound struct {
+	after *flushRound   // runs before this one; nil if none did
+	done  chan struct{} // closed when the flush has ended
+	err   error         // set before done is closed
+}
+
+// unlockAndFlush returns when all before end is flushed. It is called with mu
+// held, and releases it. If ctx ends first, the flush goes on without the
+// caller, who gets ErrInDoubt.
+func (p *Partition) unlockAndFlush(ctx context.Context, end Offset) error {
+	if p.flushed >= end {
+		p.mu.Unlock()
+		return nil
+	}
+	round, lead := p.flushing.join()
+	if lead && ctx.Done() != nil {
+		// A flush cannot be interrupted, so it must not run on a goroutine whose
+		// ctx can end. The log owns this one, and waits for it when it closes.
+		lead = !p.topic.log.start(func() { p.flush(round) })
+	}
+	p.mu.Unlock()
+	if lead {
+		p.flush(round)
+	}
+	select {
+	case <-round.done:
+		return round.err
+	case <-p.topic.log.broken:
+		return inDoubt(p.topic.log.closedError())
+	case <-ctx.Done():
+	}
+	select {
+	case <-round.done: // the answer came with the end of ctx
+		return round.err
+	default:
+		return inDoubt(ctx.Err())
+	}
+}
+
+// join returns a round that has not begun, and whether the caller must run it.
+func (q *flushQueue) join() (round *flushRound, lead bool) {
+	if q.next != nil {
+		return q.next, false
+	}
+	round = &flushRound{after: q.running, done: make(chan struct{})}
+	if q.running == nil {
+		q.running = round
+	} else {
+		q.next = round
+	}
+	return round, true
+}
+
+// flush runs a round: it waits for the one before, flushes the file, and
+// commits what that covers.
+//
+// Step by step, and what would go wrong otherwise: (1) the end is taken before
+// the flush begins, since bytes written during it may not be covered; (2) the
+// high watermark moves only after it, since readers must never see what a power
+// cut could take; (3) waiters hear of it last.
+func (p *Partition) flush(round *flushRound) {
+	if round.after != nil {
+		select {
+		case <-round.after.done:
+		case <-p.topic.log.broken:
+			return // it may never end; who waits for this one hears of that too
+		}
+		round.after = nil // or every round would be kept by its successor
+	}
+	p.mu.Lock()
+	if p.flushing.next == round {
+		p.flushing.running, p.flushing.next = round, nil
+	}
+	seg, end := p.seg.Load(), Offset(p.end.Load())
+	size, err := seg.size, p.failed
+	p.mu.Unlock()
+
+	if err == nil {
+		err = seg.file.Sync(siteFlush)
+	}
+
+	p.mu.Lock()
+	p.flushing.running = nil
+	if err != nil {
+		p.fail(err)
+		// Some of what was written may be found after a restart all the same.
+		round.err = fmt.Errorf("%w: %w: %w", ErrPartitionFailed, ErrInDoubt, err)
+	} else {
+		p.flushed, p.flushedSize = end, size
+		if end > Offset(p.highWatermark.Load()) {
+			p.commit(end, size)
+		}
+	}
+	p.mu.Unlock()
+	close(round.done)
+	p.wake()
+}
+
+// flushLater sees to it that what a FlushAsync partition has just written is
+// flushed: within FlushInterval, or at once if much has gathered. Called under
+// mu.
+func (p *Partition) flushLater() {
+	if p.seg.Load().size-p.flushedSize >= flushAt && p.flushing == (flushQueue{}) {
+		p.flushInBackground()
+		return
+	}
+	interval := p.topic.config().FlushInterval
+	if p.timed || interval == Forever {
+		return
+	}
+	p.timed = true
+	if p.timer == nil {
+		p.timer = p.topic.log.after(interval, p.flushOnTime)
+	} else {
+		p.timer.Reset(interval)
+	}
+}
+
+// flushOnTime runs when FlushInterval has passed since the first unflushed
+// append.
+func (p *Partition) flushOnTime() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.timed = false
+	if !p.closed && p.failed == nil && p.flushed < Offset(p.end.Load()) {
+		p.flushInBackground()
+	}
+}
+
+// flushInBackground starts a flush unless one is waiting to. Called under mu.
+func (p *Partition) flushInBackground() {
+	if round, lead := p.flushing.join(); lead {
+		if !p.topic.log.start(func() { p.flush(round) }) {
+			p.flushing.drop(round)
+		}
+	}
+}
+
+// drop takes back a round that nobody will run and nobody waits for.
+func (q *flushQueue) drop(round *flushRound) {
+	if q.running == round {
+		q.running = nil
+	} else {
+		q.next = nil
+	}
+}

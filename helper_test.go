@@ -1,0 +1,145 @@
+package riffle
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/rifflelog/riffle/internal/vfs"
+	"github.com/rifflelog/riffle/internal/vfs/memfs"
+)
+
+// fsFlag runs the tests that work on any file system on another one: under the
+// race detector, "mem" also sees unordered access to mapped memory.
+var fsFlag = flag.String("fs", "os", "file system of the tests: os or mem")
+
+var ctx = context.Background()
+
+// testDir returns a file system and a directory in it that does not exist yet.
+func testDir(t testing.TB) (vfs.FS, string) {
+	if *fsFlag == "mem" {
+		return memfs.New(), "/data"
+	}
+	return vfs.OS(), filepath.Join(t.TempDir(), "data")
+}
+
+// openAt opens the log in dir and closes it when the test ends. Closing must
+// leave no goroutine behind.
+func openAt(t testing.TB, fsys vfs.FS, dir string, opts *Options) *Log {
+	t.Helper()
+	l, err := open(fsys, dir, opts)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, l.Close()) })
+	return l
+}
+
+// newTopicAt opens a log with one topic of one partition, and returns that.
+func newPart(t testing.TB, cfg *TopicConfig) *Partition {
+	t.Helper()
+	fsys, dir := testDir(t)
+	return partOf(t, openAt(t, fsys, dir, nil), "topic", cfg)
+}
+
+func partOf(t testing.TB, l *Log, topic string, cfg *TopicConfig) *Partition {
+	t.Helper()
+	top, err := l.EnsureTopic(ctx, topic, cfg)
+	require.NoError(t, err)
+	p, err := top.Partition(0)
+	require.NoError(t, err)
+	return p
+}
+
+// async is the configuration of a topic that is not flushed before it is read.
+var async = &TopicConfig{Flush: FlushAsync}
+
+// appendValues appends one record a call, with the values v<from>…v<to-1>.
+func appendValues(t testing.TB, p *Partition, from, to int) {
+	t.Helper()
+	for i := from; i < to; i++ {
+		at, err := p.Append(ctx, Record{Value: fmt.Appendf(nil, "v%d", i)})
+		require.NoError(t, err)
+		require.Equal(t, Offset(i), at)
+	}
+}
+
+// readValues returns the values from offset from to the readable end.
+func readValues(t testing.TB, p *Partition, from Offset) []string {
+	t.Helper()
+	values, err := collect(p, from)
+	require.NoError(t, err)
+	return values
+}
+
+// collect is readValues with the error that ended the loop.
+func collect(p *Partition, from Offset) (values []string, err error) {
+	for r, err := range p.Records(ctx, from, nil) {
+		if err != nil {
+			return values, err
+		}
+		values = append(values, string(r.Value))
+	}
+	return values, nil
+}
+
+// wantValues are the values that appendValues appends.
+func wantValues(from, to int) []string {
+	var values []string
+	for i := from; i < to; i++ {
+		values = append(values, fmt.Sprintf("v%d", i))
+	}
+	return values
+}
+
+// TestMain checks that the whole suite leaves no goroutine of ours running. In
+// a child that is to be killed it runs that instead.
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(killDirEnv); dir != "" {
+		fmt.Fprintln(os.Stderr, killChild(dir))
+		os.Exit(1)
+	}
+	flag.Parse()
+	code := m.Run()
+	if left := leftGoroutines(); code == 0 && left != "" {
+		fmt.Printf("goroutines are left running:\n%s\n", left)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// leftGoroutines returns the stacks of goroutines that run our code, once those
+// that are ending have had time to.
+func leftGoroutines() string {
+	for deadline := time.Now().Add(5 * time.Second); ; {
+		buf := make([]byte, 1<<20)
+		buf = buf[:runtime.Stack(buf, true)]
+		var left []string
+		for _, g := range strings.Split(string(buf), "\n\n")[1:] {
+			if strings.Contains(g, "rifflelog/riffle.") {
+				left = append(left, g)
+			}
+		}
+		if len(left) == 0 || time.Now().After(deadline) {
+			return strings.Join(left, "\n\n")
+		}
+		runtime.Gosched()
+	}
+}
+
+// requireAll asserts that err is each of targets.
+func requireAll(t testing.TB, err error, targets ...error) {
+	t.Helper()
+	for _, target := range targets {
+		if !errors.Is(err, target) {
+			t.Fatalf("error %q is not %q", err, target)
+		}
+	}
+}

@@ -1,0 +1,444 @@
+package riffle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"iter"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rifflelog/riffle/internal/vfs"
+)
+
+// siteLogParent is the making of the log's own directory.
+const siteLogParent vfs.Site = "log.create.syncparent"
+
+// lockName is the file whose lock says that a process writes the directory.
+const lockName = ".lock"
+
+// closeTimeout bounds Close.
+const closeTimeout = 30 * time.Second
+
+// Log is an open log directory. Its methods are safe for concurrent use.
+type Log struct {
+	fs   vfs.FS
+	dir  string
+	opts Options
+	lock io.Closer
+	meta *Partition // the metadata log
+
+	// mu guards topics and creating.
+	mu       sync.Mutex
+	topics   map[string]*Topic
+	creating map[string]chan struct{} // closed when the creation has ended
+
+	closing chan struct{} // closed when the log begins to close, or has failed
+	closed  chan struct{} // closed when it is closed
+	err     error         // of closing; set before closed is closed
+	begin   sync.Once     // closes closing
+	finish  sync.Once     // starts shutdown
+
+	broken chan struct{} // closed when a goroutine of ours has panicked
+	cause  atomic.Pointer[string]
+
+	// tasks is our goroutines; stopped says that no more may start. Guarded by
+	// taskMu, under which no other lock is taken.
+	taskMu  sync.Mutex
+	tasks   sync.WaitGroup
+	stopped bool
+}
+
+// Open opens the log in dir, making it if there is none and recovering it if it
+// was not closed. It reads what is there once; it waits for no other process.
+// One process at a time may have a directory open, once: ErrLocked. An error
+// that is about a path is a *fs.PathError, and ErrCorrupt names the file.
+func Open(dir string, opts *Options) (*Log, error) {
+	return open(vfs.OS(), dir, opts)
+}
+
+// open is Open on any file system.
+func open(fsys vfs.FS, dir string, opts *Options) (*Log, error) {
+	resolved, err := opts.resolve()
+	if err != nil {
+		return nil, err
+	}
+	l := &Log{
+		fs: fsys, dir: filepath.Clean(dir), opts: resolved,
+		topics: make(map[string]*Topic), creating: make(map[string]chan struct{}),
+		closing: make(chan struct{}), closed: make(chan struct{}), broken: make(chan struct{}),
+	}
+	l.meta = l.newMetadataPartition()
+	if err := l.load(); err != nil {
+		for p := range l.partitions() {
+			err = errors.Join(err, p.closeFile())
+		}
+		if l.lock != nil {
+			err = errors.Join(err, l.lock.Close())
+		}
+		return nil, fmt.Errorf("open %s: %w", dir, err)
+	}
+	return l, nil
+}
+
+// load reads the directory. Its order: the lock before anything is read, the
+// directory's identity before its contents, the topics before their partitions.
+func (l *Log) load() error {
+	if err := makeDir(l.fs, l.dir); err != nil {
+		return err
+	}
+	lock, err := l.fs.Lock(filepath.Join(l.dir, lockName))
+	if errors.Is(err, vfs.ErrLocked) {
+		return fmt.Errorf("%w: %w", ErrLocked, err)
+	}
+	if err != nil {
+		return err
+	}
+	l.lock = lock
+	if err := l.loadMetaProperties(); err != nil {
+		return err
+	}
+	points := l.loadCheckpoint()
+	if err := l.meta.recover(points[l.meta.name()]); err != nil {
+		return err
+	}
+	if err := l.replayMetadata(); err != nil {
+		return err
+	}
+	for _, t := range l.topics {
+		for _, p := range t.partitions {
+			if err := p.recover(points[p.name()]); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// makeDir makes a directory and its parents. Each is durable in its parent
+// before it is used.
+func makeDir(fsys vfs.FS, dir string) error {
+	_, err := fsys.ReadDir(dir) // says why if it is a file, or forbidden
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	parent := filepath.Dir(dir)
+	if parent == dir {
+		return err
+	}
+	if err := makeDir(fsys, parent); err != nil {
+		return err
+	}
+	if err := fsys.Mkdir(dir); err != nil && !errors.Is(err, fs.ErrExist) {
+		return diskError(err)
+	}
+	return fsys.SyncDir(siteLogParent, parent)
+}
+
+// partitions iterates over all partitions, the metadata log's last. It is for
+// opening and closing, when no topic comes or goes.
+func (l *Log) partitions() iter.Seq[*Partition] {
+	return func(yield func(*Partition) bool) {
+		for t := range l.Topics() {
+			for _, p := range t.partitions {
+				if !yield(p) {
+					return
+				}
+			}
+		}
+		yield(l.meta)
+	}
+}
+
+// Topic returns the topic of that name: ErrTopicNotFound if there is none.
+func (l *Log) Topic(name string) (*Topic, error) {
+	if l.isClosing() {
+		return nil, l.closedError()
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if t := l.topics[name]; t != nil {
+		return t, nil
+	}
+	return nil, fmt.Errorf("%w: %q", ErrTopicNotFound, name)
+}
+
+// Topics iterates over the topics that there are as the loop begins, by name.
+func (l *Log) Topics() iter.Seq[*Topic] {
+	return func(yield func(*Topic) bool) {
+		l.mu.Lock()
+		topics := make([]*Topic, 0, len(l.topics))
+		for _, t := range l.topics {
+			topics = append(topics, t)
+		}
+		l.mu.Unlock()
+		slices.SortFunc(topics, func(a, b *Topic) int { return strings.Compare(a.name, b.name) })
+		for _, t := range topics {
+			if !yield(t) {
+				return
+			}
+		}
+	}
+}
+
+// CreateTopic creates a topic, which is durable when it returns. A nil cfg means
+// the defaults. Errors: ErrTopicExists, ErrInvalidTopic, ErrInvalidOptions,
+// ErrDiskFull, ErrClosed. If ctx ends while it waits, the error is ErrInDoubt:
+// the topic may come to be.
+func (l *Log) CreateTopic(ctx context.Context, name string, cfg *TopicConfig) (*Topic, error) {
+	t, err := l.createTopic(ctx, name, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("create topic: %w", err)
+	}
+	return t, nil
+}
+
+// EnsureTopic returns the topic of that name and creates it, like CreateTopic,
+// if there is none. Of the configuration of one that exists only Partitions is
+// looked at: ErrTopicMismatch if it has fewer.
+func (l *Log) EnsureTopic(ctx context.Context, name string, cfg *TopicConfig) (*Topic, error) {
+	t, err := l.createTopic(ctx, name, cfg)
+	if errors.Is(err, ErrTopicExists) {
+		t, err = l.Topic(name)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("ensure topic: %w", err)
+	}
+	if cfg != nil && cfg.Partitions > t.NumPartitions() {
+		return nil, fmt.Errorf("ensure topic: %w: %q has %d partitions, want %d", ErrTopicMismatch, name, t.NumPartitions(), cfg.Partitions)
+	}
+	return t, nil
+}
+
+func (l *Log) createTopic(ctx context.Context, name string, cfg *TopicConfig) (*Topic, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if err := checkTopicName(name); err != nil {
+		return nil, err
+	}
+	var own TopicConfig
+	if cfg != nil {
+		own = *cfg
+	}
+	if err := invalidOptions("TopicConfig", own.problems()); err != nil {
+		return nil, err
+	}
+	// These two are fixed from now on, whatever the defaults will be.
+	effective := own.over(l.opts.Defaults)
+	own.Partitions, own.Flush = effective.Partitions, effective.Flush
+
+	if err := l.reserveName(ctx, name); err != nil {
+		return nil, err
+	}
+	t := l.newTopic(name, newID(), own)
+	result := make(chan error, 1)
+	// It goes on if ctx ends, so that the name is not reserved for ever.
+	if !l.start(func() { result <- l.publishTopic(t) }) {
+		l.mu.Lock()
+		l.releaseName(name)
+		l.mu.Unlock()
+		return nil, l.closedError()
+	}
+	select {
+	case err := <-result:
+		if err != nil {
+			return nil, err
+		}
+		return t, nil
+	case <-ctx.Done():
+		return nil, inDoubt(ctx.Err())
+	}
+}
+
+// reserveName makes name the caller's to create. It waits for a creation of the
+// same name that is under way.
+func (l *Log) reserveName(ctx context.Context, name string) error {
+	for {
+		if l.isClosing() {
+			return l.closedError()
+		}
+		l.mu.Lock()
+		if l.topics[name] != nil {
+			l.mu.Unlock()
+			return fmt.Errorf("%w: %q", ErrTopicExists, name)
+		}
+		underway := l.creating[name]
+		if underway == nil {
+			err := l.checkCollision(name)
+			if err == nil {
+				l.creating[name] = make(chan struct{})
+			}
+			l.mu.Unlock()
+			return err
+		}
+		l.mu.Unlock()
+		select {
+		case <-underway:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// checkCollision refuses a name that another topic's metrics would share.
+// Called under mu.
+func (l *Log) checkCollision(name string) error {
+	want := metricName(name)
+	for other := range l.topics {
+		if metricName(other) == want {
+			return fmt.Errorf("%w: %q differs from %q only by '.' and '_'", ErrInvalidTopic, name, other)
+		}
+	}
+	for other := range l.creating {
+		if metricName(other) == want {
+			return fmt.Errorf("%w: %q differs from %q only by '.' and '_'", ErrInvalidTopic, name, other)
+		}
+	}
+	return nil
+}
+
+// publishTopic makes t durable, then known.
+func (l *Log) publishTopic(t *Topic) error {
+	err := l.appendTopic(t)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err == nil {
+		l.topics[t.name] = t
+	}
+	l.releaseName(t.name)
+	return err
+}
+
+// releaseName ends the reservation of a name. Called under mu.
+func (l *Log) releaseName(name string) {
+	close(l.creating[name])
+	delete(l.creating, name)
+}
+
+// isClosing says whether the log is closed, closing or failed.
+func (l *Log) isClosing() bool {
+	select {
+	case <-l.closing:
+		return true
+	default:
+		return false
+	}
+}
+
+// closedError is ErrClosed, with the cause if it was a failure of ours.
+func (l *Log) closedError() error {
+	if cause := l.cause.Load(); cause != nil {
+		return fmt.Errorf("%w after an internal failure: %s", ErrClosed, *cause)
+	}
+	return ErrClosed
+}
+
+// start runs f on a goroutine that the log owns: closing waits for it. It
+// returns false if the log is too far closed.
+func (l *Log) start(f func()) bool {
+	l.taskMu.Lock()
+	defer l.taskMu.Unlock()
+	if l.stopped {
+		return false
+	}
+	l.tasks.Go(func() {
+		defer l.catch()
+		f()
+	})
+	return true
+}
+
+// after runs f like start when d has passed, unless the log is closed by then.
+func (l *Log) after(d time.Duration, f func()) *time.Timer {
+	return time.AfterFunc(d, func() { l.start(f) })
+}
+
+// catch, deferred at the top of each goroutine of ours, keeps a panic from the
+// host: the log fails instead.
+func (l *Log) catch() {
+	r := recover()
+	if r == nil {
+		return
+	}
+	cause := fmt.Sprintf("panic: %v\n%s", r, debug.Stack())
+	if l.cause.CompareAndSwap(nil, &cause) {
+		l.opts.Logger.Error("log has failed", "cause", cause)
+		l.begin.Do(func() { close(l.closing) })
+		close(l.broken)
+	}
+}
+
+// Shutdown closes the log: calls and loops that wait end with ErrClosed, what is
+// unflushed is flushed. When ctx ends it stops waiting and returns ctx's error;
+// the rest is done in the background, and the directory stays locked until
+// then. Nothing acknowledged is at risk.
+func (l *Log) Shutdown(ctx context.Context) error {
+	l.begin.Do(func() { close(l.closing) })
+	l.finish.Do(func() { go l.shutdown() })
+	select {
+	case <-l.closed:
+		return l.err
+	default:
+	}
+	select {
+	case <-l.closed:
+		return l.err
+	case <-ctx.Done():
+		return fmt.Errorf("close %s: %w", l.dir, ctx.Err())
+	}
+}
+
+// Close is Shutdown with 30 seconds to do it in. It may be called again, and
+// returns the same error again.
+func (l *Log) Close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	return l.Shutdown(ctx)
+}
+
+// shutdown closes everything, in the order in which it depends on each other.
+// It runs once, on a goroutine that ends with the closing of closed.
+func (l *Log) shutdown() {
+	defer close(l.closed)
+	var errs []error
+	for p := range l.partitions() {
+		p.refuse()
+	}
+	l.taskMu.Lock()
+	l.stopped = true
+	l.taskMu.Unlock()
+	l.tasks.Wait()
+
+	points := make(checkpoint)
+	for p := range l.partitions() {
+		if l.cause.Load() == nil { // else what holds a flush may never let go
+			errs = append(errs, p.flushRest())
+		}
+		if flushed := p.flushedEnd(); flushed > 0 {
+			points[p.name()] = flushed
+		}
+	}
+	name := filepath.Join(l.dir, checkpointName)
+	if err := vfs.WriteFileAtomic(l.fs, siteCheckpoint, name, points.format()); err != nil {
+		// It only saves the next Open work, and the one before it is still true.
+		l.opts.Logger.Warn("recovery points are not written", "file", name, "err", err)
+	}
+	for p := range l.partitions() {
+		errs = append(errs, p.closeFile())
+	}
+	errs = append(errs, l.lock.Close())
+	if l.cause.Load() != nil {
+		errs = append(errs, l.closedError())
+	}
+	if err := errors.Join(errs...); err != nil {
+		l.err = fmt.Errorf("close %s: %w", l.dir, err)
+	}
+}

@@ -1,0 +1,414 @@
+package riffle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/rifflelog/riffle/internal/vfs"
+	"github.com/rifflelog/riffle/internal/vfs/errfs"
+	"github.com/rifflelog/riffle/internal/vfs/memfs"
+)
+
+// TestReopenFindsEverything closes and opens a log and shows that topics, ids,
+// configurations and records are there.
+func TestReopenFindsEverything(t *testing.T) {
+	fsys, dir := testDir(t)
+	l, err := open(fsys, filepath.Join(dir, "several", "levels"), nil)
+	require.NoError(t, err)
+	cfg := &TopicConfig{
+		Partitions: 3, Flush: FlushAsync, FlushInterval: 5 * time.Second, Compression: CompressionZstd,
+		TimestampType: LogAppendTime, MaxMessageBytes: 5000,
+	}
+	full, err := l.CreateTopic(ctx, "full", cfg)
+	require.NoError(t, err)
+	plain, err := l.CreateTopic(ctx, "plain", nil)
+	require.NoError(t, err)
+	require.NotEqual(t, full.ID(), plain.ID())
+	for p := range full.Partitions() {
+		for i := range p.Index() {
+			_, err := p.Append(ctx, Record{Value: fmt.Appendf(nil, "v%d", i)})
+			require.NoError(t, err)
+		}
+	}
+	require.NoError(t, l.Close())
+
+	l = openAt(t, fsys, filepath.Join(dir, "several", "levels"), nil)
+	again, err := l.Topic("full")
+	require.NoError(t, err)
+	require.Equal(t, full.ID(), again.ID())
+	require.Equal(t, *cfg, again.Config())
+	require.Equal(t, "full", again.Name())
+	require.Equal(t, 3, again.NumPartitions())
+	for p := range again.Partitions() {
+		require.Equal(t, wantValues(0, p.Index()), readValues(t, p, Earliest))
+		require.Same(t, again, p.Topic())
+	}
+	var names []string
+	for top := range l.Topics() {
+		names = append(names, top.Name())
+	}
+	require.Equal(t, []string{"full", "plain"}, names)
+	again, err = l.Topic("plain")
+	require.NoError(t, err)
+	require.Equal(t, builtin(), again.Config())
+}
+
+// TestDefaultsInTwoLayers shows that a field which a topic leaves zero follows
+// Options.Defaults, also those of a later Open, and that Partitions and Flush
+// stay what they were when the topic was created.
+func TestDefaultsInTwoLayers(t *testing.T) {
+	fsys, dir := testDir(t)
+	l, err := open(fsys, dir, &Options{Defaults: TopicConfig{Partitions: 2, Flush: FlushAsync, MaxMessageBytes: 100}})
+	require.NoError(t, err)
+	top, err := l.CreateTopic(ctx, "topic", &TopicConfig{Compression: CompressionGzip})
+	require.NoError(t, err)
+	require.Equal(t, TopicConfig{
+		Partitions: 2, Flush: FlushAsync, FlushInterval: time.Second, Compression: CompressionGzip,
+		TimestampType: CreateTime, MaxMessageBytes: 100,
+	}, top.Config())
+	require.NoError(t, l.Close())
+
+	l = openAt(t, fsys, dir, &Options{Defaults: TopicConfig{
+		Partitions: 5, Compression: CompressionLZ4, MaxMessageBytes: 200, FlushInterval: Forever,
+	}})
+	top, err = l.Topic("topic")
+	require.NoError(t, err)
+	require.Equal(t, TopicConfig{
+		Partitions: 2, Flush: FlushAsync, FlushInterval: Forever, Compression: CompressionGzip,
+		TimestampType: CreateTime, MaxMessageBytes: 200,
+	}, top.Config())
+}
+
+// TestInvalidOptionsListEveryProblem gives each field a value that it cannot
+// have.
+func TestInvalidOptionsListEveryProblem(t *testing.T) {
+	bad := TopicConfig{
+		Partitions: -1, Flush: 7, FlushInterval: time.Microsecond, Compression: -1, TimestampType: 3, MaxMessageBytes: 64<<20 + 1,
+	}
+	fsys, dir := testDir(t)
+	_, err := open(fsys, dir, &Options{Defaults: bad})
+	require.ErrorIs(t, err, ErrInvalidOptions)
+	_, statErr := fsys.Stat(dir)
+	require.ErrorIs(t, statErr, fs.ErrNotExist, "nothing was made")
+
+	l := openAt(t, fsys, dir, nil)
+	_, createErr := l.CreateTopic(ctx, "topic", &bad)
+	require.ErrorIs(t, createErr, ErrInvalidOptions)
+	for _, err := range []error{err, createErr} {
+		for _, field := range []string{"Partitions", "Flush ", "FlushInterval", "Compression", "TimestampType", "MaxMessageBytes"} {
+			require.ErrorContains(t, err, field)
+		}
+	}
+	_, err = l.Topic("topic")
+	require.ErrorIs(t, err, ErrTopicNotFound)
+}
+
+// TestConfigKeysRoundTrip prints every field under Kafka's key and reads it
+// back, and refuses what no version of ours wrote.
+func TestConfigKeysRoundTrip(t *testing.T) {
+	cfg := TopicConfig{
+		Flush: FlushBeforeAck, FlushInterval: 1500 * time.Millisecond, Compression: CompressionSnappy,
+		TimestampType: LogAppendTime, MaxMessageBytes: 1 << 20,
+	}
+	want := map[string]string{
+		"riffle.flush": "before-ack", "flush.ms": "1500", "compression.type": "snappy",
+		"message.timestamp.type": "LogAppendTime", "max.message.bytes": "1048576",
+	}
+	require.Equal(t, want, cfg.configMap())
+	var back TopicConfig
+	require.NoError(t, back.setConfigMap(want))
+	require.Equal(t, cfg, back)
+	require.Len(t, want, len(configKeys))
+	require.Empty(t, (&TopicConfig{}).configMap())
+
+	forever := TopicConfig{FlushInterval: Forever}
+	require.Equal(t, "9223372036854775807", forever.configMap()["flush.ms"])
+	require.NoError(t, back.setConfigMap(forever.configMap()))
+	require.Equal(t, Forever, back.FlushInterval)
+
+	require.ErrorIs(t, back.setConfigMap(map[string]string{"segment.bytes": "1"}), errors.ErrUnsupported)
+	require.Error(t, back.setConfigMap(map[string]string{"compression.type": "brotli"}))
+	require.Error(t, back.setConfigMap(map[string]string{"flush.ms": "soon"}))
+}
+
+// TestTopicNames shows which names are taken (Kafka's Topic.validate), and that
+// names which differ by '.' and '_' alone collide.
+func TestTopicNames(t *testing.T) {
+	fsys, dir := testDir(t)
+	l := openAt(t, fsys, dir, nil)
+	for _, name := range []string{"", ".", "..", "a b", "a/b", "ä", "a\x00", strings.Repeat("x", 250)} {
+		_, err := l.CreateTopic(ctx, name, nil)
+		require.ErrorIs(t, err, ErrInvalidTopic, name)
+	}
+	longest := strings.Repeat("x", 249)
+	for _, name := range []string{"a", "A.b-c_9", "...", "-", longest} {
+		appendValues(t, partOf(t, l, name, nil), 0, 1)
+	}
+	_, err := l.CreateTopic(ctx, "A_b-c.9", nil)
+	require.ErrorIs(t, err, ErrInvalidTopic)
+	_, err = l.CreateTopic(ctx, "a", nil)
+	require.ErrorIs(t, err, ErrTopicExists)
+	_, err = l.Topic("b")
+	require.ErrorIs(t, err, ErrTopicNotFound)
+	top, err := l.Topic("a")
+	require.NoError(t, err)
+	for _, i := range []int{-1, 1} {
+		_, err = top.Partition(i)
+		require.ErrorIs(t, err, ErrPartitionNotFound)
+	}
+}
+
+// TestEnsureTopic shows that it creates once, returns what is there, and
+// refuses one with fewer partitions.
+func TestEnsureTopic(t *testing.T) {
+	fsys, dir := testDir(t)
+	l := openAt(t, fsys, dir, nil)
+	var wg sync.WaitGroup
+	topics := make([]*Topic, 20)
+	for i := range topics {
+		wg.Go(func() {
+			var err error
+			if topics[i], err = l.EnsureTopic(ctx, "topic", &TopicConfig{Partitions: 2}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	for _, top := range topics {
+		require.Same(t, topics[0], top)
+	}
+	_, err := l.EnsureTopic(ctx, "topic", &TopicConfig{Partitions: 1, Flush: FlushAsync})
+	require.NoError(t, err)
+	_, err = l.EnsureTopic(ctx, "topic", &TopicConfig{Partitions: 3})
+	require.ErrorIs(t, err, ErrTopicMismatch)
+	require.Equal(t, Offset(1), l.meta.Bounds().End, "created once")
+}
+
+// TestCreateTopicWhenContextEnds shows that a creation whose caller has left is
+// finished all the same, and that the name is free again if it failed.
+func TestCreateTopicWhenContextEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fsys := errfs.New(memfs.New())
+		l := openAt(t, fsys, "/data", nil)
+		_, release := fsys.Block(errfs.Rule{Site: siteFlush})
+		c, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		_, err := l.CreateTopic(c, "topic", nil)
+		requireAll(t, err, ErrInDoubt, context.DeadlineExceeded)
+		_, err = l.CreateTopic(c, "other", nil)
+		requireAll(t, err, context.DeadlineExceeded)
+		require.NotErrorIs(t, err, ErrInDoubt)
+		release()
+		_, err = l.CreateTopic(ctx, "topic", nil) // waits for the one under way
+		require.ErrorIs(t, err, ErrTopicExists)
+
+		fsys.FailKind(errfs.Write, 1, vfs.ErrNoSpace)
+		_, err = l.CreateTopic(ctx, "third", nil)
+		require.ErrorIs(t, err, ErrDiskFull)
+		_, err = l.CreateTopic(ctx, "third", nil)
+		require.NoError(t, err)
+	})
+}
+
+// TestOneLogAtATime opens a directory that is open: ErrLocked, until the other
+// is closed.
+func TestOneLogAtATime(t *testing.T) {
+	fsys, dir := testDir(t)
+	l, err := open(fsys, dir, nil)
+	require.NoError(t, err)
+	_, err = open(fsys, dir, nil)
+	require.ErrorIs(t, err, ErrLocked)
+	require.ErrorContains(t, err, dir)
+	require.NoError(t, l.Close())
+	openAt(t, fsys, dir, nil)
+}
+
+// TestOpenSaysWhatIsInTheWay opens paths that cannot be a log: errors with the
+// path, and nothing left open or locked.
+func TestOpenSaysWhatIsInTheWay(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "file")
+	require.NoError(t, os.WriteFile(file, []byte("x"), 0o644))
+	for _, path := range []string{file, filepath.Join(file, "below")} {
+		_, err := Open(path, nil)
+		var pe *fs.PathError
+		require.ErrorAs(t, err, &pe, path)
+		require.Contains(t, []string{file, path}, pe.Path)
+	}
+
+	fsys := errfs.New(memfs.New())
+	fsys.FailKind(errfs.Mkdir, 1, fs.ErrPermission)
+	_, err := open(fsys, "/data", nil)
+	require.ErrorIs(t, err, fs.ErrPermission)
+	require.ErrorContains(t, err, "/data")
+
+	for content, want := range map[string]error{
+		"":                          ErrCorrupt,
+		"version=1\ncluster.id=x\n": ErrCorrupt,
+		"version=1\ncluster.id=x\ndirectory.id=y\n":                   errors.ErrUnsupported,
+		"version=1\ncluster.id=x\ndirectory.id=y\nriffle.format=99\n": errors.ErrUnsupported,
+	} {
+		dir := t.TempDir()
+		name := filepath.Join(dir, metaPropertiesName)
+		require.NoError(t, os.WriteFile(name, []byte(content), 0o644))
+		_, err := Open(dir, nil)
+		require.ErrorIs(t, err, want, content)
+		require.ErrorContains(t, err, name)
+	}
+}
+
+// TestLaterVersionsMetadataIsRefused appends to the metadata log what this
+// version does not know.
+func TestLaterVersionsMetadataIsRefused(t *testing.T) {
+	for _, rec := range []Record{
+		{Key: []byte("quota"), Value: []byte("{}")},
+		{Key: []byte(kindTopic), Value: []byte(`{"name":"x","id":"` + formatID(newID()) + `","partitions":1,"config":{},"rack":"a"}`)},
+		{Key: []byte(kindTopic), Value: []byte(`{"name":"x","id":"` + formatID(newID()) + `","partitions":1,"config":{"segment.bytes":"1"}}`)},
+		{Key: []byte(kindTopic), Value: []byte(`not json`)},
+	} {
+		fsys, dir := testDir(t)
+		l, err := open(fsys, dir, nil)
+		require.NoError(t, err)
+		_, err = l.meta.Append(ctx, rec)
+		require.NoError(t, err)
+		require.NoError(t, l.Close())
+		_, err = open(fsys, dir, nil)
+		require.ErrorIs(t, err, errors.ErrUnsupported)
+	}
+}
+
+// TestErrorAtEveryOperation lets each operation of opening, creating, appending
+// and closing fail once: the error comes back, nothing panics, nothing stays
+// open, and what was acknowledged is there afterwards.
+func TestErrorAtEveryOperation(t *testing.T) {
+	for n := int64(1); ; n++ {
+		mem := memfs.New()
+		fsys := errfs.New(mem)
+		fsys.FailOp(n, nil)
+		acked := 0
+		l, err := open(fsys, "/data", nil)
+		if err == nil {
+			acked, err = appendUntilError(l)
+			err = errors.Join(err, l.Close())
+		}
+		if fsys.Ops() < n {
+			require.NoError(t, err)
+			require.Equal(t, 3, acked)
+			require.Greater(t, n, int64(30), "the workload is not that short")
+			return
+		}
+		require.Zero(t, mem.OpenFiles(), "operation %d", n)
+		l = openAt(t, mem, "/data", nil)
+		got := readValues(t, partOf(t, l, "topic", nil), Earliest)
+		require.GreaterOrEqual(t, len(got), acked, "operation %d", n)
+		require.Equal(t, wantValues(0, len(got)), got)
+		require.NoError(t, l.Close())
+	}
+}
+
+func appendUntilError(l *Log) (acked int, err error) {
+	top, err := l.EnsureTopic(ctx, "topic", nil)
+	if err != nil {
+		return 0, err
+	}
+	for ; acked < 3; acked++ {
+		if _, err := top.partitions[0].Append(ctx, Record{Value: fmt.Appendf(nil, "v%d", acked)}); err != nil {
+			return acked, err
+		}
+	}
+	return acked, nil
+}
+
+// TestCloseTwiceFromEverywhere closes a log from many goroutines while others
+// append and read: all get the same answer, and everything ends.
+func TestCloseTwiceFromEverywhere(t *testing.T) {
+	fsys, dir := testDir(t)
+	l, err := open(fsys, dir, nil)
+	require.NoError(t, err)
+	p := partOf(t, l, "topic", nil)
+	appendValues(t, p, 0, 1)
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for {
+				if _, err := p.Append(ctx, Record{Value: []byte("x")}); err != nil {
+					requireAll(t, err, ErrClosed)
+					return
+				}
+			}
+		})
+		wg.Go(func() {
+			for _, err := range p.Follow(ctx, Earliest, nil) {
+				if err != nil {
+					requireAll(t, err, ErrClosed)
+				}
+			}
+		})
+	}
+	for range 4 {
+		wg.Go(func() {
+			if err := l.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	require.NoError(t, l.Close())
+	_, err = l.CreateTopic(ctx, "other", nil)
+	require.ErrorIs(t, err, ErrClosed)
+	_, err = l.Topic("topic")
+	require.ErrorIs(t, err, ErrClosed)
+	openAt(t, fsys, dir, nil)
+}
+
+// TestShutdownLeavesAHangingDisk closes a log whose disk does not answer: it
+// returns with ctx, keeps the directory locked, and finishes when it can.
+func TestShutdownLeavesAHangingDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fsys := errfs.New(memfs.New())
+		l := openAt(t, fsys, "/data", nil)
+		p := partOf(t, l, "topic", async)
+		appendValues(t, p, 0, 1)
+		_, release := fsys.Block(errfs.Rule{Site: siteFlush})
+		began := time.Now()
+		require.ErrorIs(t, l.Close(), context.DeadlineExceeded)
+		require.Equal(t, closeTimeout, time.Since(began))
+		_, err := open(fsys, "/data", nil)
+		require.ErrorIs(t, err, ErrLocked)
+		release()
+		require.NoError(t, l.Shutdown(ctx))
+		openAt(t, fsys, "/data", nil)
+	})
+}
+
+// TestPanicOfOursFailsTheLog makes a goroutine of the log panic: the host lives,
+// the log is closed with the cause, and nobody waits for ever.
+func TestPanicOfOursFailsTheLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fsys := errfs.New(memfs.New())
+		l, err := open(fsys, "/data", nil)
+		require.NoError(t, err)
+		p := partOf(t, l, "topic", nil)
+		appendValues(t, p, 0, 1)
+		fsys.Add(errfs.Rule{Site: siteFlush, Times: 1, Before: func(errfs.Op) { panic("made by the test") }})
+		c, cancel := context.WithCancel(ctx) // so that a goroutine of the log flushes
+		defer cancel()
+		_, err = p.Append(c, Record{})
+		requireAll(t, err, ErrClosed, ErrInDoubt)
+		require.ErrorContains(t, err, "made by the test")
+		_, err = p.Append(ctx, Record{})
+		require.ErrorIs(t, err, ErrClosed)
+		require.ErrorContains(t, l.Close(), "made by the test")
+	})
+}

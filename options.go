@@ -1,0 +1,309 @@
+package riffle
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/rifflelog/riffle/internal/compress"
+)
+
+// Forever is an endless time.
+const Forever time.Duration = math.MaxInt64
+
+// Options are a log's options. The zero value, like a nil pointer, means the
+// defaults.
+type Options struct {
+	// Defaults are for topics that leave a field zero, also for those created
+	// by an earlier Open. Kafka: the broker's log.* keys.
+	Defaults TopicConfig
+	// Logger hears what the log does in the background: what recovery found,
+	// flushes that failed. Default: nothing is logged.
+	Logger *slog.Logger
+}
+
+// TopicConfig describes a topic. A field left zero follows [Options.Defaults],
+// and what is zero there too has the default given here.
+type TopicConfig struct {
+	// Partitions is how many partitions the topic is created with, at most
+	// 10,000. Default 1. Kafka: num.partitions.
+	Partitions int
+	// Flush says when an appended record is committed. Default FlushBeforeAck;
+	// the value is fixed when the topic is created. Kafka has no such key: it
+	// does what FlushAsync does, and relies on replicas.
+	Flush FlushPolicy
+	// FlushInterval is how long a record of a FlushAsync topic stays unflushed
+	// at most: whole milliseconds, at least one, or Forever. Default 1 s.
+	// Kafka: flush.ms, by default endless there.
+	FlushInterval time.Duration
+	// Compression is how batches are compressed. Default CompressionProducer:
+	// as the producer sent them, and not at all for Partition.Append. Kafka:
+	// compression.type.
+	Compression Compression
+	// TimestampType says whose clock records' timestamps are from. Default
+	// CreateTime. Kafka: message.timestamp.type.
+	TimestampType TimestampType
+	// MaxMessageBytes is the largest batch, in bytes, after compression; from
+	// 1 to 64 MiB. Default 1 MiB + 12. Kafka: max.message.bytes.
+	MaxMessageBytes int
+}
+
+// FlushPolicy says when a record is committed: readable, and acknowledged to
+// whoever appended it.
+type FlushPolicy int
+
+// The flush policies.
+const (
+	// FlushDefault follows Options.Defaults, and is FlushBeforeAck there.
+	FlushDefault FlushPolicy = iota
+	// FlushBeforeAck commits a record once it is on stable storage. Concurrent
+	// appends share one flush.
+	FlushBeforeAck
+	// FlushAsync commits a record once the operating system has it. A crash of
+	// the process loses nothing, a power cut may lose what FlushInterval left
+	// unflushed. This is Kafka's way.
+	FlushAsync
+)
+
+// Compression is how a topic's batches are compressed.
+type Compression int
+
+// The compressions.
+const (
+	// CompressionDefault follows Options.Defaults, and is CompressionProducer
+	// there.
+	CompressionDefault Compression = iota
+	// CompressionProducer keeps what the producer sent.
+	CompressionProducer
+	// CompressionNone stores batches as they are.
+	CompressionNone
+	// CompressionGzip is the smallest of the old codecs, and the slowest.
+	CompressionGzip
+	// CompressionSnappy is fast and compresses little.
+	CompressionSnappy
+	// CompressionLZ4 inflates fastest.
+	CompressionLZ4
+	// CompressionZstd compresses best for its time (KIP-110).
+	CompressionZstd
+)
+
+// codec returns the codec that Append uses.
+func (c Compression) codec() compress.Codec {
+	if c < CompressionNone {
+		return compress.None
+	}
+	return compress.Codec(c - CompressionNone)
+}
+
+// TimestampType says whose clock records' timestamps are from.
+type TimestampType int
+
+// The timestamp types.
+const (
+	// TimestampDefault follows Options.Defaults, and is CreateTime there.
+	TimestampDefault TimestampType = iota
+	// CreateTime keeps the time that the record was sent with.
+	CreateTime
+	// LogAppendTime gives all records of a batch the time at which it was
+	// appended.
+	LogAppendTime
+)
+
+const (
+	defaultFlushInterval   = time.Second
+	defaultMaxMessageBytes = 1<<20 + 12 // Kafka's
+	// maxMaxMessageBytes keeps every batch within what may be unflushed at all.
+	maxMaxMessageBytes = maxUnflushed
+	// maxPartitions bounds what one call may ask us to hold in memory: about
+	// 4 MB for a topic of as many.
+	maxPartitions = 10_000
+)
+
+// over returns c with its zero fields taken from base.
+func (c TopicConfig) over(base TopicConfig) TopicConfig {
+	if c.Partitions == 0 {
+		c.Partitions = base.Partitions
+	}
+	for _, k := range configKeys {
+		if k.get(&c) == "" && k.get(&base) != "" {
+			// What get printed, set takes.
+			_ = k.set(&c, k.get(&base))
+		}
+	}
+	return c
+}
+
+// builtin returns the defaults of a topic whose options set none.
+func builtin() TopicConfig {
+	return TopicConfig{
+		Partitions:      1,
+		Flush:           FlushBeforeAck,
+		FlushInterval:   defaultFlushInterval,
+		Compression:     CompressionProducer,
+		TimestampType:   CreateTime,
+		MaxMessageBytes: defaultMaxMessageBytes,
+	}
+}
+
+// problems lists what is wrong with the fields that are set.
+func (c *TopicConfig) problems() []error {
+	var bad []error
+	report := func(ok bool, format string, args ...any) {
+		if !ok {
+			bad = append(bad, fmt.Errorf(format, args...))
+		}
+	}
+	report(0 <= c.Partitions && c.Partitions <= maxPartitions,
+		"Partitions is %d, want 1 to %d", c.Partitions, maxPartitions)
+	report(FlushDefault <= c.Flush && c.Flush <= FlushAsync,
+		"Flush is %d, which is no FlushPolicy", c.Flush)
+	report(c.FlushInterval == 0 || c.FlushInterval == Forever || c.FlushInterval > 0 && c.FlushInterval%time.Millisecond == 0,
+		"FlushInterval is %v, want whole milliseconds, at least 1ms, or Forever", c.FlushInterval)
+	report(CompressionDefault <= c.Compression && c.Compression <= CompressionZstd,
+		"Compression is %d, which is no Compression", c.Compression)
+	report(TimestampDefault <= c.TimestampType && c.TimestampType <= LogAppendTime,
+		"TimestampType is %d, which is no TimestampType", c.TimestampType)
+	report(0 <= c.MaxMessageBytes && c.MaxMessageBytes <= maxMaxMessageBytes,
+		"MaxMessageBytes is %d, want 1 to %d", c.MaxMessageBytes, maxMaxMessageBytes)
+	return bad
+}
+
+// invalidOptions returns ErrInvalidOptions with every problem, nil if there is
+// none.
+func invalidOptions(where string, problems []error) error {
+	if len(problems) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%w: %s: %w", ErrInvalidOptions, where, errors.Join(problems...))
+}
+
+// resolve checks o and fills in what it leaves open.
+func (o *Options) resolve() (Options, error) {
+	var r Options
+	if o != nil {
+		r = *o
+	}
+	if err := invalidOptions("Options.Defaults", r.Defaults.problems()); err != nil {
+		return r, err
+	}
+	r.Defaults = r.Defaults.over(builtin())
+	if r.Logger == nil {
+		r.Logger = slog.New(slog.DiscardHandler)
+	}
+	return r, nil
+}
+
+// configKey is one field of a TopicConfig under the key and in the words that
+// Kafka has for it: what the metadata log stores. An empty string is a field
+// left zero.
+type configKey struct {
+	name string
+	get  func(*TopicConfig) string
+	set  func(*TopicConfig, string) error
+}
+
+// configKeys are all fields but Partitions, which is no configuration in Kafka
+// either.
+var configKeys = []configKey{
+	enumKey("compression.type", []string{"", "producer", "none", "gzip", "snappy", "lz4", "zstd"},
+		func(c *TopicConfig) *Compression { return &c.Compression }),
+	{
+		name: "flush.ms",
+		get:  func(c *TopicConfig) string { return formatMillis(c.FlushInterval) },
+		set: func(c *TopicConfig, s string) (err error) {
+			c.FlushInterval, err = parseMillis(s)
+			return err
+		},
+	},
+	{
+		name: "max.message.bytes",
+		get: func(c *TopicConfig) string {
+			if c.MaxMessageBytes == 0 {
+				return ""
+			}
+			return strconv.Itoa(c.MaxMessageBytes)
+		},
+		set: func(c *TopicConfig, s string) (err error) {
+			c.MaxMessageBytes, err = strconv.Atoi(s)
+			return err
+		},
+	},
+	enumKey("message.timestamp.type", []string{"", "CreateTime", "LogAppendTime"},
+		func(c *TopicConfig) *TimestampType { return &c.TimestampType }),
+	enumKey("riffle.flush", []string{"", "before-ack", "async"}, // ours: Kafka has no such key
+		func(c *TopicConfig) *FlushPolicy { return &c.Flush }),
+}
+
+// enumKey is a key whose values are words, listed by their number.
+func enumKey[T ~int](name string, words []string, field func(*TopicConfig) *T) configKey {
+	return configKey{
+		name: name,
+		get:  func(c *TopicConfig) string { return words[*field(c)] },
+		set: func(c *TopicConfig, s string) error {
+			for i, w := range words {
+				if w == s {
+					*field(c) = T(i)
+					return nil
+				}
+			}
+			return fmt.Errorf("%s is %q, want one of %s", name, s, strings.Join(words[1:], ", "))
+		},
+	}
+}
+
+// formatMillis prints a duration as Kafka does; Forever is its largest number.
+func formatMillis(d time.Duration) string {
+	switch d {
+	case 0:
+		return ""
+	case Forever:
+		return strconv.FormatInt(math.MaxInt64, 10)
+	}
+	return strconv.FormatInt(d.Milliseconds(), 10)
+}
+
+func parseMillis(s string) (time.Duration, error) {
+	ms, err := strconv.ParseInt(s, 10, 64)
+	if err != nil {
+		return 0, err
+	}
+	if ms > int64(Forever/time.Millisecond) {
+		return Forever, nil
+	}
+	return time.Duration(ms) * time.Millisecond, nil
+}
+
+// configMap returns the fields of c that are set, by Kafka's keys.
+func (c *TopicConfig) configMap() map[string]string {
+	m := make(map[string]string)
+	for _, k := range configKeys {
+		if s := k.get(c); s != "" {
+			m[k.name] = s
+		}
+	}
+	return m
+}
+
+// setConfigMap sets the fields that m names. A key that it does not know is an
+// error: a later version wrote it and means something by it.
+func (c *TopicConfig) setConfigMap(m map[string]string) error {
+	known := 0
+	for _, k := range configKeys {
+		s, ok := m[k.name]
+		if !ok {
+			continue
+		}
+		known++
+		if err := k.set(c, s); err != nil {
+			return err
+		}
+	}
+	if known != len(m) {
+		return fmt.Errorf("%w: topic configuration %v", errors.ErrUnsupported, m)
+	}
+	return nil
+}

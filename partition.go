@@ -1,0 +1,417 @@
+package riffle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rifflelog/riffle/internal/batch"
+	"github.com/rifflelog/riffle/internal/compress"
+	"github.com/rifflelog/riffle/internal/invariants"
+	"github.com/rifflelog/riffle/internal/vfs"
+)
+
+// Partition is one ordered log of records. Its methods are safe for concurrent
+// use: appends follow each other in some order, reading waits for no append.
+type Partition struct {
+	topic *Topic
+	index int
+	dir   string
+
+	// making is held while the directory is made, by the first append, which
+	// flushes it. No other lock is held across a flush.
+	making sync.Mutex
+	seg    atomic.Pointer[segment] // nil until there is a file
+
+	// mu guards what appending changes.
+	mu       sync.Mutex
+	closed   bool
+	failed   error // why the partition is offline; nil if it is not
+	damaged  error // why it is read-only; nil if it is not
+	flushing flushQueue
+	// flushed and flushedSize say up to where the file is on stable storage.
+	// Invariant: flushed <= end, flushedSize <= seg.size.
+	flushed     Offset
+	flushedSize int64
+	timer       *time.Timer // runs while a FlushAsync partition has unflushed bytes
+	timed       bool
+
+	// end is the offset of the next record. Changed under mu.
+	end atomic.Int64
+	// highWatermark is the end of what is committed, committedSize its end in
+	// the file. Changed under mu, committedSize first: a reader that sees the
+	// one finds the bytes of the other. Invariant: highWatermark <= end.
+	highWatermark atomic.Int64
+	committedSize atomic.Int64
+	// waiting is what loops at the high watermark wait on; nil if there are
+	// none, so that an append with nobody waiting pays one atomic load.
+	waiting atomic.Pointer[bell]
+}
+
+// bell is rung once, by closing it.
+type bell struct{ rung chan struct{} }
+
+// Bounds are a partition's offsets at one moment:
+// Start <= LastStable <= HighWatermark <= End.
+type Bounds struct {
+	Start         Offset // of the first record there is. Kafka: log start offset
+	LastStable    Offset // before it, every transaction has ended
+	HighWatermark Offset // before it, every record is committed: readable
+	End           Offset // of the next record to be appended. Kafka: log end offset
+}
+
+func newPartition(t *Topic, index int, dir string) *Partition {
+	return &Partition{topic: t, index: index, dir: dir}
+}
+
+// Index is the partition's number in its topic, from 0.
+func (p *Partition) Index() int { return p.index }
+
+// Topic is the topic that the partition is of.
+func (p *Partition) Topic() *Topic { return p.topic }
+
+// Bounds returns the partition's bounds. They may have grown when it returns.
+func (p *Partition) Bounds() Bounds {
+	hw := Offset(p.highWatermark.Load()) // before the end, which only grows
+	return Bounds{LastStable: hw, HighWatermark: hw, End: Offset(p.end.Load())}
+}
+
+// Append writes recs as one batch, all or nothing, and returns the offset of
+// the first. It ignores their Topic, Partition, Offset and LeaderEpoch, and
+// compresses only if the topic sets a codec. Together they must fit
+// [TopicConfig.MaxMessageBytes].
+//
+// When it returns nil, the records are committed as [TopicConfig.Flush] says.
+// Under FlushBeforeAck, if ctx ends or a flush fails while it waits for that,
+// the error is ErrInDoubt: the records may or may not be found later. Any other
+// error means that nothing was written. Errors: ErrInvalidRecord,
+// ErrRecordTooLarge, ErrBatchTooLarge, ErrDiskFull, ErrReadOnly,
+// ErrPartitionFailed, ErrClosed, and ctx's.
+func (p *Partition) Append(ctx context.Context, recs ...Record) (Offset, error) {
+	at, err := p.encodeAndAppend(ctx, recs)
+	if err != nil {
+		return NoOffset, p.error("append", err)
+	}
+	return at, nil
+}
+
+func (p *Partition) encodeAndAppend(ctx context.Context, recs []Record) (Offset, error) {
+	if err := ctx.Err(); err != nil {
+		return NoOffset, err
+	}
+	e := encoders.Get().(*encoder)
+	defer encoders.Put(e)
+	b, err := e.encode(recs, p.topic.config(), time.Now().UnixMilli())
+	if err != nil {
+		return NoOffset, err
+	}
+	return p.append(ctx, b)
+}
+
+// error wraps err with the place, once.
+func (p *Partition) error(op string, err error) error {
+	var already *PartitionError
+	if errors.As(err, &already) {
+		return err
+	}
+	return &PartitionError{Op: op, Topic: p.topic.name, Partition: p.index, Err: err}
+}
+
+// encoder turns records into a batch. It keeps its buffers.
+type encoder struct {
+	b   batch.Builder
+	buf []byte
+}
+
+var encoders = sync.Pool{New: func() any { return new(encoder) }}
+
+// maxPooled is the largest buffer that goes back to a pool.
+const maxPooled = 2 << 20
+
+// encode returns recs as a batch, in memory that is valid until the next call.
+func (e *encoder) encode(recs []Record, cfg *TopicConfig, now int64) (batch.Batch, error) {
+	if len(recs) == 0 {
+		return nil, fmt.Errorf("%w: no records", ErrInvalidRecord)
+	}
+	if cap(e.buf) > maxPooled {
+		e.buf = nil
+	}
+	codec := cfg.Compression.codec()
+	// Of what is compressed, what it inflates to is limited first: a reader
+	// would refuse more.
+	limit := cfg.MaxMessageBytes
+	if codec != compress.None {
+		limit = batch.MaxInflated
+	}
+	e.b.Begin(e.buf[:0], codec, codec.DefaultLevel())
+	for i := range recs {
+		ms, err := millis(recs[i].Timestamp, now)
+		if err == nil {
+			err = batch.Add(&e.b, ms, recs[i].Key, recs[i].Value, recs[i].Headers)
+		}
+		if err == nil && e.b.Len() > limit {
+			err = fmt.Errorf("%w: more than %d bytes", batch.ErrTooLarge, limit)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("record %d: %w", i, encodeError(err, len(recs)))
+		}
+	}
+	var err error
+	if e.buf, err = e.b.Finish(batch.NoProducer); err != nil {
+		return nil, encodeError(err, len(recs))
+	}
+	if len(e.buf) > cfg.MaxMessageBytes {
+		err = fmt.Errorf("%w: %d bytes compressed, the topic takes %d", batch.ErrTooLarge, len(e.buf), cfg.MaxMessageBytes)
+		return nil, encodeError(err, len(recs))
+	}
+	b := batch.Batch(e.buf)
+	if cfg.TimestampType == LogAppendTime {
+		b.SetLogAppendTime(now)
+	}
+	return b, nil
+}
+
+// millis returns a record's timestamp as a batch has it.
+func millis(t time.Time, now int64) (int64, error) {
+	if t.IsZero() {
+		return now, nil
+	}
+	ms := t.UnixMilli()
+	if ms < 0 {
+		return 0, fmt.Errorf("%w: timestamp %v is before 1970", ErrInvalidRecord, t)
+	}
+	return ms, nil
+}
+
+// append assigns the next offsets to b, writes it, and returns when it is
+// committed. The order is the one that crash safety rests on: under
+// FlushBeforeAck a batch is durable first, then visible, then acknowledged.
+func (p *Partition) append(ctx context.Context, b batch.Batch) (Offset, error) {
+	if err := p.ensureFile(); err != nil {
+		return NoOffset, err
+	}
+	if err := p.lockWithRoom(ctx, len(b)); err != nil {
+		return NoOffset, err
+	}
+	seg, base := p.seg.Load(), Offset(p.end.Load())
+	b.SetBaseOffset(int64(base))
+	b.SetLeaderEpoch(0)
+	if err := seg.append(b); err != nil {
+		err = p.writeFailed(err)
+		p.mu.Unlock()
+		p.wake() // loops at the end hear that nothing more will come
+		return NoOffset, err
+	}
+	end, size := base+Offset(b.Count()), seg.size
+	p.end.Store(int64(end))
+	if p.topic.config().Flush == FlushAsync {
+		p.commit(end, size)
+		p.flushLater()
+		p.mu.Unlock()
+		p.wake()
+		return base, nil
+	}
+	return base, p.unlockAndFlush(ctx, end)
+}
+
+// The places at which the making of a partition's directory is made durable.
+const (
+	sitePartitionMetadata vfs.Site = "partition.metadata" // .flush and .syncdir
+	sitePartitionParent   vfs.Site = "partition.create.syncparent"
+)
+
+const (
+	logFileName           = "00000000000000000000.log" // Kafka: base offset, 20 digits
+	partitionMetadataName = "partition.metadata"
+)
+
+// ensureFile makes the partition's directory, if this is its first append.
+func (p *Partition) ensureFile() error {
+	if p.seg.Load() != nil {
+		return nil
+	}
+	p.making.Lock()
+	defer p.making.Unlock()
+	if p.seg.Load() != nil {
+		return nil
+	}
+	p.mu.Lock()
+	err := p.writable()
+	p.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	file, err := p.create()
+	if err != nil {
+		return diskError(fmt.Errorf("create partition directory: %w", err))
+	}
+	p.seg.Store(&segment{file: file})
+	return nil
+}
+
+// create makes the directory and its files. Everything is durable before the
+// first batch is written: a batch that survives a power cut must not be found
+// in a directory that does not say whose it is. What an earlier, unfinished
+// attempt left is made anew.
+func (p *Partition) create() (vfs.File, error) {
+	fsys := p.topic.log.fs
+	if err := fsys.Mkdir(p.dir); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, err
+	}
+	file, err := fsys.Create(p.path(logFileName))
+	if err != nil {
+		return nil, err
+	}
+	err = vfs.WriteFileAtomic(fsys, sitePartitionMetadata, p.path(partitionMetadataName), formatPartitionMetadata(p.topic.id))
+	if err == nil {
+		err = fsys.SyncDir(sitePartitionParent, filepath.Dir(p.dir))
+	}
+	if err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return file, nil
+}
+
+// lockWithRoom locks p for an append of n bytes, once the partition can take
+// them: no more than maxUnflushed bytes may be unflushed. A batch larger than
+// that goes alone.
+func (p *Partition) lockWithRoom(ctx context.Context, n int) error {
+	for {
+		p.mu.Lock()
+		if err := p.writable(); err != nil {
+			p.mu.Unlock()
+			return err
+		}
+		unflushed := p.seg.Load().size - p.flushedSize
+		if unflushed == 0 || unflushed+int64(n) <= maxUnflushed {
+			return nil
+		}
+		// If the flush fails, writable says so: of this batch nothing is
+		// written, so there is no doubt about it.
+		_ = p.unlockAndFlush(ctx, Offset(p.end.Load()))
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+	}
+}
+
+// writable says why p takes no appends. Called under mu.
+func (p *Partition) writable() error {
+	switch {
+	case p.closed || p.topic.log.isClosing():
+		return p.topic.log.closedError()
+	case p.failed != nil:
+		return fmt.Errorf("%w: %w", ErrPartitionFailed, p.failed)
+	case p.damaged != nil:
+		return fmt.Errorf("%w: %w", ErrReadOnly, p.damaged)
+	}
+	return nil
+}
+
+// writeFailed decides what a failed write means: a full disk heals, anything
+// else takes the partition offline. Called under mu.
+func (p *Partition) writeFailed(err error) error {
+	full := diskError(err)
+	if errors.Is(full, ErrDiskFull) && !errors.Is(err, errUnsure) {
+		return full
+	}
+	p.fail(err)
+	return fmt.Errorf("%w: %w", ErrPartitionFailed, err)
+}
+
+// fail takes the partition offline: what is committed can be read, nothing is
+// appended or flushed any more. Called under mu.
+func (p *Partition) fail(err error) {
+	if p.failed != nil {
+		return
+	}
+	p.failed = err
+	p.topic.log.opts.Logger.Error("partition is offline", "topic", p.topic.name, "partition", p.index, "err", err)
+}
+
+// commit makes all before end readable. Called under mu; wake follows when it
+// is released.
+func (p *Partition) commit(end Offset, size int64) {
+	invariants.Check(end <= Offset(p.end.Load()) && int64(end) >= p.highWatermark.Load(),
+		"high watermark from %d to %d, log end %d", p.highWatermark.Load(), end, p.end.Load())
+	p.committedSize.Store(size)
+	p.highWatermark.Store(int64(end))
+}
+
+// wake lets the loops that wait at the high watermark look again.
+func (p *Partition) wake() {
+	if p.waiting.Load() == nil {
+		return
+	}
+	if b := p.waiting.Swap(nil); b != nil {
+		close(b.rung)
+	}
+}
+
+// bell returns the bell that the next wake rings. The caller must look at what
+// it waits for once more before it waits: a commit that came before the bell
+// was there rang nothing.
+func (p *Partition) bell() *bell {
+	for {
+		if b := p.waiting.Load(); b != nil {
+			return b
+		}
+		b := &bell{rung: make(chan struct{})}
+		if p.waiting.CompareAndSwap(nil, b) {
+			return b
+		}
+	}
+}
+
+// refuse ends appending, for good.
+func (p *Partition) refuse() {
+	p.making.Lock() // or a file could still be made
+	defer p.making.Unlock()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	if p.timer != nil {
+		p.timer.Stop()
+	}
+}
+
+// flushRest flushes what is unflushed, after refuse. An offline partition has
+// said so to whoever appended.
+func (p *Partition) flushRest() error {
+	p.mu.Lock()
+	if p.seg.Load() == nil || p.failed != nil {
+		p.mu.Unlock()
+		return nil
+	}
+	if err := p.unlockAndFlush(context.Background(), Offset(p.end.Load())); err != nil {
+		return p.error("close", err)
+	}
+	return nil
+}
+
+// flushedEnd returns up to where the partition is on stable storage.
+func (p *Partition) flushedEnd() Offset {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.flushed
+}
+
+// closeFile closes the file, if there is one. A reader that is in it gets an
+// error, which it turns into ErrClosed.
+func (p *Partition) closeFile() error {
+	if seg := p.seg.Load(); seg != nil {
+		return seg.file.Close()
+	}
+	return nil
+}
+
+// name is the partition's topic and number.
+func (p *Partition) name() TopicPartition { return TopicPartition{p.topic.name, p.index} }
+
+// path returns the name of a file in the partition's directory.
+func (p *Partition) path(name string) string { return filepath.Join(p.dir, name) }

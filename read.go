@@ -1,0 +1,317 @@
+package riffle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"math"
+	"sync"
+
+	"github.com/rifflelog/riffle/internal/batch"
+	"github.com/rifflelog/riffle/internal/invariants"
+	"github.com/rifflelog/riffle/internal/vfs"
+)
+
+// siteReadCheck is the check of each batch that is read.
+const siteReadCheck vfs.Site = "read.check"
+
+// ReadOptions are options of a loop over records. A nil pointer means the
+// defaults.
+type ReadOptions struct {
+	// Until is where the loop ends, itself not included. Zero: at the readable
+	// end as the loop begins, or never if the loop follows. Latest: at the
+	// readable end also if it follows.
+	Until Offset
+}
+
+// Records iterates over the records in [from, opts.Until), by default to the
+// readable end as the loop begins. Each record is the caller's for good.
+//
+// From is an offset, Earliest or Latest. An error comes once, last, with the
+// zero Record: *OffsetError, *CorruptError, ErrClosed, or ctx's. A loop over
+// the same iterator begins anew.
+func (p *Partition) Records(ctx context.Context, from Offset, opts *ReadOptions) iter.Seq2[Record, error] {
+	return p.owned(ctx, from, opts, false)
+}
+
+// Follow is like Records, but waits for more records at the readable end, until
+// ctx ends or opts.Until is reached. A record is seen as soon as it is
+// committed. It also ends if no more can come: ErrPartitionFailed.
+func (p *Partition) Follow(ctx context.Context, from Offset, opts *ReadOptions) iter.Seq2[Record, error] {
+	return p.owned(ctx, from, opts, true)
+}
+
+// Views is like Records, but lends each record until the loop body ends:
+// nothing is copied or allocated for it.
+func (p *Partition) Views(ctx context.Context, from Offset, opts *ReadOptions) iter.Seq2[View, error] {
+	return p.lent(ctx, from, opts, false)
+}
+
+// FollowViews is Follow with Views.
+func (p *Partition) FollowViews(ctx context.Context, from Offset, opts *ReadOptions) iter.Seq2[View, error] {
+	return p.lent(ctx, from, opts, true)
+}
+
+func (p *Partition) owned(ctx context.Context, from Offset, opts *ReadOptions, follow bool) iter.Seq2[Record, error] {
+	return func(yield func(Record, error) bool) {
+		var a arena
+		err := p.read(ctx, from, opts, follow, func(r *reader) bool {
+			a.more = r.recordBytes()
+			return yield(a.record(View{r}), nil)
+		})
+		if err != nil {
+			yield(Record{}, err)
+		}
+	}
+}
+
+func (p *Partition) lent(ctx context.Context, from Offset, opts *ReadOptions, follow bool) iter.Seq2[View, error] {
+	return func(yield func(View, error) bool) {
+		err := p.read(ctx, from, opts, follow, func(r *reader) bool {
+			if !invariants.Enabled {
+				return yield(View{r}, nil)
+			}
+			// Whoever keeps a view past its time shall find it overwritten.
+			buf := r.records.Record.Move(nil)
+			defer invariants.Scribble(buf)
+			return yield(View{r}, nil)
+		})
+		if err != nil {
+			yield(View{}, err)
+		}
+	}
+}
+
+// read calls body with a reader at each record of the range until it returns
+// false. Its error, if any, is for the caller of the loop.
+func (p *Partition) read(ctx context.Context, from Offset, opts *ReadOptions, follow bool, body func(*reader) bool) error {
+	next, until, err := p.resolve(from, opts, follow)
+	if err != nil {
+		return p.error("read", err)
+	}
+	r := readers.Get().(*reader)
+	defer r.release()
+	r.start(p, next)
+	for r.next < until {
+		if err := p.alive(ctx); err != nil {
+			return p.error("read", err)
+		}
+		found, err := r.load()
+		if err == nil && !found {
+			if !follow {
+				return nil
+			}
+			if err = p.waitFor(ctx, r.next); err == nil {
+				continue
+			}
+		}
+		if err != nil {
+			return p.error("read", p.closedOr(err))
+		}
+		more, err := r.each(ctx, until, body)
+		if err != nil {
+			return p.error("read", err)
+		}
+		if !more {
+			return nil
+		}
+	}
+	return nil
+}
+
+// resolve turns from and opts.Until into offsets, as of now.
+func (p *Partition) resolve(from Offset, opts *ReadOptions, follow bool) (next, until Offset, err error) {
+	b := p.Bounds()
+	switch {
+	case from == Earliest:
+		next = b.Start
+	case from == Latest:
+		next = b.HighWatermark
+	case from < b.Start || from > b.End:
+		return 0, 0, &OffsetError{Offset: from, Start: b.Start, End: b.End}
+	default:
+		next = from
+	}
+	if opts != nil {
+		until = opts.Until
+	}
+	switch {
+	case until < 0 && until != Latest:
+		return 0, 0, fmt.Errorf("%w: ReadOptions: Until is %d", ErrInvalidOptions, until)
+	case until == Latest || until == 0 && !follow:
+		until = b.HighWatermark
+	case until == 0:
+		until = math.MaxInt64
+	case !follow:
+		until = min(until, b.HighWatermark)
+	}
+	return next, until, nil
+}
+
+// alive returns why reading must stop, if it must.
+func (p *Partition) alive(ctx context.Context) error {
+	if p.topic.log.isClosing() {
+		return p.topic.log.closedError()
+	}
+	return ctx.Err()
+}
+
+// closedOr returns ErrClosed in place of an error that closing the log made.
+func (p *Partition) closedOr(err error) error {
+	if p.topic.log.isClosing() {
+		return p.topic.log.closedError()
+	}
+	return err
+}
+
+// waitFor returns nil when there may be a record at offset next.
+func (p *Partition) waitFor(ctx context.Context, next Offset) error {
+	b := p.bell()
+	if Offset(p.highWatermark.Load()) > next {
+		return nil
+	}
+	p.mu.Lock()
+	failed := p.failed
+	p.mu.Unlock()
+	if failed != nil {
+		return fmt.Errorf("%w: %w", ErrPartitionFailed, failed)
+	}
+	select {
+	case <-b.rung:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-p.topic.log.closing:
+		return p.topic.log.closedError()
+	}
+}
+
+// reader walks through the committed batches of a partition. It takes no lock.
+type reader struct {
+	p       *Partition
+	seg     *segment
+	next    Offset // the record to come
+	pos     int64  // of the batch to come
+	expect  Offset // its base offset
+	epoch   int32  // of the batch whose records are in records
+	at      int64  // its place
+	base    Offset // its base offset
+	win     window
+	records batch.Reader
+}
+
+var readers = sync.Pool{New: func() any { return new(reader) }}
+
+// start goes to offset next of p.
+func (r *reader) start(p *Partition, next Offset) {
+	r.p, r.seg, r.next = p, nil, next
+}
+
+func (r *reader) release() {
+	r.p, r.seg = nil, nil
+	r.records.Release()
+	r.win.reset(nil, 0)
+	readers.Put(r)
+}
+
+// load goes to the batch that has offset next, or to the first one after it. It
+// returns false if none is committed.
+func (r *reader) load() (bool, error) {
+	// The high watermark first: its bytes are there by the time it can be seen.
+	hw := Offset(r.p.highWatermark.Load())
+	if r.next >= hw {
+		return false, nil
+	}
+	limit := r.p.committedSize.Load()
+	if r.seg == nil {
+		r.seg = r.p.seg.Load()
+		at := r.seg.index.find(r.next)
+		r.pos, r.expect = at.pos, at.base
+		r.win.reset(r.seg.file, limit)
+	}
+	r.win.limit = limit
+	for r.expect < hw {
+		b, err := r.win.batch(r.pos)
+		if err == nil && Offset(b.BaseOffset()) != r.expect {
+			err = fmt.Errorf("%w: batch has base offset %d, want %d", batch.ErrCorrupt, b.BaseOffset(), r.expect)
+		}
+		if err != nil {
+			return false, r.damage(r.pos, r.expect, err)
+		}
+		if Offset(b.LastOffset()) < r.next {
+			r.pass(b)
+			continue
+		}
+		if err := b.Check(); !r.p.topic.log.fs.Check(siteReadCheck, err == nil) {
+			return false, r.damage(r.pos, r.expect, err)
+		}
+		if err := r.records.Reset(b, batch.MaxInflated); err != nil {
+			return false, r.damage(r.pos, r.expect, err)
+		}
+		r.at, r.base, r.epoch = r.pos, r.expect, b.LeaderEpoch()
+		r.pass(b)
+		return true, nil
+	}
+	return false, nil
+}
+
+// pass goes behind b.
+func (r *reader) pass(b batch.Batch) {
+	r.pos += int64(len(b))
+	r.expect = Offset(b.NextOffset())
+}
+
+// each calls body for the records of the batch in [next, until). It returns
+// false when the loop is over.
+func (r *reader) each(ctx context.Context, until Offset, body func(*reader) bool) (bool, error) {
+	for r.records.Next() {
+		o := Offset(r.records.Record.Offset)
+		if o < r.next {
+			continue
+		}
+		if o >= until {
+			return false, nil
+		}
+		r.next = o + 1
+		if !body(r) {
+			return false, nil
+		}
+		if err := ctx.Err(); err != nil {
+			return false, err
+		}
+	}
+	if err := r.records.Err(); err != nil {
+		return false, r.damage(r.at, r.base, err)
+	}
+	r.next = r.expect
+	return true, nil
+}
+
+// recordBytes is an upper bound of the bytes of keys and values that are still
+// to come in this batch, the present record included.
+func (r *reader) recordBytes() int {
+	rec := &r.records.Record
+	return r.records.Remaining() + len(rec.Key) + len(rec.Value) + rec.Headers.Size()
+}
+
+// damage turns what is wrong with the batch at byte pos, which should begin with
+// offset base, into a *CorruptError, and leaves errors of the file system as
+// they are.
+func (r *reader) damage(pos int64, base Offset, err error) error {
+	if errors.Is(err, io.EOF) {
+		err = fmt.Errorf("%w: file ends", batch.ErrTruncated)
+	}
+	if !isDamage(err) {
+		return err
+	}
+	e := &CorruptError{File: r.seg.file.Name(), Pos: pos, Offset: base, Next: NoOffset, Err: err}
+	_, next, ferr := findBatch(r.seg.file, pos+1, r.win.limit, base+1)
+	if ferr != nil {
+		e.Err = errors.Join(err, ferr)
+	} else {
+		e.Next = next
+	}
+	return e
+}

@@ -1,0 +1,171 @@
+package riffle
+
+import (
+	"fmt"
+	"iter"
+	"time"
+
+	"github.com/rifflelog/riffle/internal/batch"
+)
+
+// Offset is a record's place in its partition, counted from 0. A partition's
+// offsets grow and have gaps where nothing is shown.
+type Offset int64
+
+// Places that are named rather than counted, for the methods that take one.
+const (
+	// Earliest is the first offset there is.
+	Earliest Offset = -2
+	// Latest is the readable end: the offset that the next committed record
+	// will have.
+	Latest Offset = -1
+	// NoOffset is returned where there is no offset to return.
+	NoOffset Offset = -1001
+)
+
+// Record is one record: what is appended, and what reading returns. It is the
+// caller's for good, with all that it points to. Records that are read together
+// may share memory, so one small record that is kept can keep 64 KiB.
+type Record struct {
+	Topic       string // set by reading; Partition.Append ignores it
+	Partition   int    // likewise
+	Offset      Offset // likewise
+	LeaderEpoch int32  // likewise: the epoch in which the offset was assigned
+	// Timestamp has millisecond precision and is in UTC when read. Zero, when
+	// appended, means now. Before 1970 is ErrInvalidRecord, as in Kafka.
+	Timestamp time.Time
+	Key       []byte   // nil is no key, empty is a key
+	Value     []byte   // nil is a tombstone in a compacted topic, empty is a value
+	Headers   []Header // in order; keys may repeat
+}
+
+// Header is one header of a record. A record may have several of the same key,
+// and keeps their order.
+type Header struct {
+	Key   string // may be empty
+	Value []byte // nil is null, empty is a value
+}
+
+// Header returns the value of the last header with that key, as Kafka's
+// lastHeader does.
+func (r Record) Header(key string) (value []byte, ok bool) {
+	for i := len(r.Headers) - 1; i >= 0; i-- {
+		if r.Headers[i].Key == key {
+			return r.Headers[i].Value, true
+		}
+	}
+	return nil, false
+}
+
+// TopicPartition names a partition.
+type TopicPartition struct {
+	Topic     string // its name
+	Partition int    // from 0
+}
+
+// String returns the name of the partition's directory: "orders-0".
+func (tp TopicPartition) String() string { return fmt.Sprintf("%s-%d", tp.Topic, tp.Partition) }
+
+// View is a record that is lent: it, and all memory that its methods return, is
+// valid until the loop body that got it ends. [View.Clone] keeps it. A View is
+// for one goroutine at a time.
+type View struct{ r *reader }
+
+func (v View) rec() *batch.Record { return &v.r.records.Record }
+
+// Offset is the record's offset.
+func (v View) Offset() Offset { return Offset(v.rec().Offset) }
+
+// Timestamp is the record's time in UTC, with millisecond precision; the zero
+// time if it has none.
+func (v View) Timestamp() time.Time { return timeOf(v.rec().Timestamp) }
+
+// Key is the key: nil for none. Lent memory, not to be changed.
+func (v View) Key() []byte { return v.rec().Key }
+
+// Value is the value: nil for a tombstone. Lent memory, not to be changed.
+func (v View) Value() []byte { return v.rec().Value }
+
+// Headers iterates over the headers' keys and values in their order. Lent
+// memory, not to be changed.
+func (v View) Headers() iter.Seq2[[]byte, []byte] { return v.rec().Headers.All() }
+
+// Header returns the value of the last header with that key. Lent memory, not
+// to be changed.
+func (v View) Header(key string) (value []byte, ok bool) {
+	for k, val := range v.rec().Headers.All() {
+		if string(k) == key {
+			value, ok = val, true
+		}
+	}
+	return value, ok
+}
+
+// Clone returns the record with memory of its own.
+func (v View) Clone() Record {
+	var a arena
+	return a.record(v)
+}
+
+// arenaSize is how much memory records that are read together share at most: a
+// reader that keeps one record of each arena keeps 64 KiB for it.
+const arenaSize = 64 << 10
+
+// arena hands out copies of byte strings from shared allocations: one a chunk
+// of records rather than two a record.
+type arena struct {
+	free []byte
+	// more is an upper bound of what is still to be copied, so that the last
+	// chunk is no larger than what it holds.
+	more int
+}
+
+// record copies the record that v shows.
+func (a *arena) record(v View) Record {
+	r := v.rec()
+	a.reserve(len(r.Key) + len(r.Value))
+	rec := Record{
+		Topic:       v.r.p.topic.name,
+		Partition:   v.r.p.index,
+		Offset:      Offset(r.Offset),
+		LeaderEpoch: v.r.epoch,
+		Timestamp:   timeOf(r.Timestamp),
+		Key:         a.clone(r.Key),
+		Value:       a.clone(r.Value),
+	}
+	if n := r.Headers.Len(); n > 0 {
+		rec.Headers = make([]Header, 0, n)
+		a.reserve(r.Headers.Size())
+		for k, val := range r.Headers.All() {
+			rec.Headers = append(rec.Headers, Header{Key: string(k), Value: a.clone(val)})
+		}
+	}
+	return rec
+}
+
+// reserve makes room for n bytes in one piece.
+func (a *arena) reserve(n int) {
+	if n > len(a.free) {
+		a.free = make([]byte, max(n, min(arenaSize, a.more)))
+	}
+}
+
+// clone copies p, for which there is room, and keeps nil nil and empty empty.
+// The copy's capacity ends with it, so that appending to it harms no other.
+func (a *arena) clone(p []byte) []byte {
+	if len(p) == 0 {
+		return p[:0:0] // nil stays nil
+	}
+	n := copy(a.free, p)
+	out := a.free[:n:n]
+	a.free = a.free[n:]
+	return out
+}
+
+// timeOf turns a batch's milliseconds into a time.
+func timeOf(ms int64) time.Time {
+	if ms == batch.NoTimestamp {
+		return time.Time{}
+	}
+	return time.UnixMilli(ms).UTC()
+}

@@ -1,0 +1,292 @@
+package riffle
+
+import (
+	"fmt"
+	"log/slog"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/rifflelog/riffle/internal/batch"
+	"github.com/rifflelog/riffle/internal/vfs"
+	"github.com/rifflelog/riffle/internal/vfs/memfs"
+)
+
+// closedLog returns a file system with a log of one topic of n values, closed
+// cleanly, and the name of the partition's file.
+func closedLog(t *testing.T, n int, cfg *TopicConfig) (fsys vfs.FS, dir, file string) {
+	fsys, dir = testDir(t)
+	l, err := open(fsys, dir, nil)
+	require.NoError(t, err)
+	p := partOf(t, l, "topic", cfg)
+	appendValues(t, p, 0, n)
+	require.NoError(t, l.Close())
+	return fsys, dir, p.path(logFileName)
+}
+
+// killedLog is closedLog of a process that was killed.
+func killedLog(t *testing.T, n int, cfg *TopicConfig) (fsys vfs.FS, dir, file string) {
+	fsys, dir = testDir(t)
+	l, err := open(fsys, dir, nil)
+	require.NoError(t, err)
+	p := partOf(t, l, "topic", cfg)
+	appendValues(t, p, 0, n)
+	for p := range l.partitions() {
+		require.NoError(t, p.closeFile())
+	}
+	require.NoError(t, kill(l))
+	return fsys, dir, p.path(logFileName)
+}
+
+// edit changes a file's bytes.
+func edit(t *testing.T, fsys vfs.FS, name string, change func(f vfs.File, size int64) error) {
+	t.Helper()
+	f, err := fsys.OpenWrite(name)
+	require.NoError(t, err)
+	size, err := f.Size()
+	require.NoError(t, err)
+	require.NoError(t, change(f, size))
+	require.NoError(t, f.Close())
+}
+
+func fileSize(t *testing.T, fsys vfs.FS, name string) int64 {
+	t.Helper()
+	e, err := fsys.Stat(name)
+	require.NoError(t, err)
+	return e.Size
+}
+
+// batchSize is the size of a batch of appendValues with an index of one digit.
+const batchSize = batch.HeaderSize + 9
+
+// TestTornTailIsCut cuts the file of a killed process at every byte of its last
+// batch, and appends things that are no batch: what is whole is there, the rest
+// is cut from the file, and appending goes on.
+func TestTornTailIsCut(t *testing.T) {
+	tails := map[string][]byte{
+		"zeros":               make([]byte, 5000),
+		"garbage":             []byte(strings.Repeat("garbage", 100)),
+		"one byte":            {0},
+		"a length, and ended": {0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 1, 0},
+	}
+	for cut := range batchSize {
+		tails[fmt.Sprintf("%d bytes of a batch", cut)] = nil
+	}
+	for name, tail := range tails {
+		fsys, dir, file := killedLog(t, 4, nil)
+		want := 4
+		edit(t, fsys, file, func(f vfs.File, size int64) error {
+			var cut int64
+			if n, _ := fmt.Sscanf(name, "%d bytes", &cut); n == 1 {
+				want = 3
+				return f.Truncate(size - batchSize + cut)
+			}
+			_, err := f.WriteAt(tail, size)
+			return err
+		})
+		l := openAt(t, fsys, dir, nil)
+		p := partOf(t, l, "topic", nil)
+		require.Equal(t, wantValues(0, want), readValues(t, p, Earliest), name)
+		require.EqualValues(t, want*batchSize, fileSize(t, fsys, file), name)
+		appendValues(t, p, want, want+2)
+		require.Equal(t, wantValues(0, want+2), readValues(t, p, Earliest), name)
+	}
+}
+
+// TestWhatIsNotABatchOfThisPlaceIsCut appends a whole batch with the wrong
+// offset behind the end, as old bytes in reused space would look.
+func TestWhatIsNotABatchOfThisPlaceIsCut(t *testing.T) {
+	for _, offset := range []int64{0, 2, 4, 100} {
+		fsys, dir, file := killedLog(t, 3, nil)
+		edit(t, fsys, file, func(f vfs.File, size int64) error {
+			b := make([]byte, batchSize)
+			if _, err := f.ReadAt(b, 0); err != nil {
+				return err
+			}
+			batch.Batch(b).SetBaseOffset(offset)
+			_, err := f.WriteAt(b, size)
+			return err
+		})
+		p := partOf(t, openAt(t, fsys, dir, nil), "topic", nil)
+		require.Equal(t, wantValues(0, 3), readValues(t, p, Earliest))
+	}
+}
+
+// TestDamageAfterCleanCloseIsNotCut flips a bit of each batch of a log that was
+// closed cleanly: all was flushed, so this is no torn end. Nothing is cut, what
+// is whole can be read, the error tells where and where to go on, and nothing
+// is appended.
+func TestDamageAfterCleanCloseIsNotCut(t *testing.T) {
+	for bad := range 5 {
+		fsys, dir, file := closedLog(t, 5, nil)
+		size := fileSize(t, fsys, file)
+		edit(t, fsys, file, func(f vfs.File, _ int64) error {
+			_, err := f.WriteAt([]byte{0xff}, int64(bad*batchSize+batch.HeaderSize+6))
+			return err
+		})
+		var logged strings.Builder
+		l := openAt(t, fsys, dir, &Options{Logger: slog.New(slog.NewTextHandler(&logged, nil))})
+		require.Contains(t, logged.String(), "level=ERROR")
+		p := partOf(t, l, "topic", nil)
+		got, err := collect(p, Earliest)
+		require.Equal(t, wantValues(0, bad), got)
+		var ce *CorruptError
+		require.ErrorAs(t, err, &ce)
+		require.ErrorIs(t, err, ErrCorrupt)
+		require.Equal(t, file, ce.File)
+		require.EqualValues(t, bad*batchSize, ce.Pos)
+		require.Equal(t, Offset(bad), ce.Offset)
+		if bad < 4 {
+			require.Equal(t, Offset(bad+1), ce.Next)
+			require.Equal(t, wantValues(bad+1, 5), readValues(t, p, ce.Next))
+		} else {
+			require.Equal(t, NoOffset, ce.Next)
+		}
+		_, err = p.Append(ctx, Record{})
+		requireAll(t, err, ErrReadOnly, ErrCorrupt)
+		require.Equal(t, Offset(5), p.Bounds().End)
+		require.Equal(t, size, fileSize(t, fsys, file), "nothing is cut")
+	}
+}
+
+// TestDamageFarFromTheEndIsNotCut damages the log of a killed process further
+// from the end than can be unflushed: it must have been flushed. Damage that is
+// nearer may be what a power cut left, and is cut.
+func TestDamageFarFromTheEndIsNotCut(t *testing.T) {
+	fsys, dir := memfs.New(), "/data"
+	l, err := open(fsys, dir, nil)
+	require.NoError(t, err)
+	cfg := &TopicConfig{Flush: FlushAsync, MaxMessageBytes: 16 << 20}
+	p := partOf(t, l, "topic", cfg)
+	big := make([]byte, 15<<20)
+	for range 6 {
+		_, err := p.Append(ctx, Record{Value: big})
+		require.NoError(t, err)
+	}
+	one := p.committedSize.Load() / 6
+	// Without recovery points a log that was closed is like one that was killed
+	// when all had been flushed.
+	require.NoError(t, l.Close())
+	require.NoError(t, fsys.Remove(dir+"/"+checkpointName))
+	require.NoError(t, fsys.SyncDir("", dir))
+	damage := func(n int64) *Partition {
+		disk := fsys.CrashClone(0)
+		edit(t, disk, p.path(logFileName), func(f vfs.File, _ int64) error {
+			_, err := f.WriteAt([]byte{1}, n*one+100)
+			return err
+		})
+		return partOf(t, openAt(t, disk, dir, nil), "topic", cfg)
+	}
+	far := damage(0)
+	_, err = far.Append(ctx, Record{})
+	require.ErrorIs(t, err, ErrReadOnly)
+	_, err = collect(far, Earliest)
+	var ce *CorruptError
+	require.ErrorAs(t, err, &ce)
+	require.Equal(t, Offset(1), ce.Next)
+	require.Len(t, readValues(t, far, 1), 5)
+
+	near := damage(4)
+	_, err = near.Append(ctx, Record{})
+	require.NoError(t, err)
+	require.Len(t, readValues(t, near, Earliest), 5)
+}
+
+// TestDamageWhileOpen spoils batches under a reader: an error with the place,
+// and appends go on.
+func TestDamageWhileOpen(t *testing.T) {
+	fsys, dir := testDir(t)
+	l := openAt(t, fsys, dir, nil)
+	p := partOf(t, l, "topic", nil)
+	appendValues(t, p, 0, 6)
+	edit(t, fsys, p.path(logFileName), func(f vfs.File, _ int64) error {
+		_, err := f.WriteAt([]byte{0xff, 0xff, 0xff, 0xff}, 2*batchSize+8) // the length
+		return err
+	})
+	got, err := collect(p, Earliest)
+	require.Equal(t, wantValues(0, 2), got)
+	var ce *CorruptError
+	require.ErrorAs(t, err, &ce)
+	require.Equal(t, Offset(3), ce.Next)
+	appendValues(t, p, 6, 8)
+	_, err = collect(p, 3)
+	require.ErrorIs(t, err, ErrCorrupt, "the way there leads through the damage, without an index entry behind it")
+}
+
+// TestFileCutUnderAReader shortens the file of an open log: an error, no crash.
+func TestFileCutUnderAReader(t *testing.T) {
+	fsys, dir := testDir(t)
+	l := openAt(t, fsys, dir, nil)
+	p := partOf(t, l, "topic", nil)
+	appendValues(t, p, 0, 6)
+	edit(t, fsys, p.path(logFileName), func(f vfs.File, _ int64) error { return f.Truncate(3*batchSize + 20) })
+	_, err := collect(p, Earliest)
+	var ce *CorruptError
+	require.ErrorAs(t, err, &ce)
+	require.Equal(t, NoOffset, ce.Next)
+}
+
+// TestMissingFileOfFlushedRecords removes the file of a partition that had
+// records: Open says so and does not begin anew.
+func TestMissingFileOfFlushedRecords(t *testing.T) {
+	fsys, dir, file := closedLog(t, 3, nil)
+	require.NoError(t, fsys.Remove(file))
+	_, err := open(fsys, dir, nil)
+	var ce *CorruptError
+	require.ErrorAs(t, err, &ce)
+	require.Equal(t, file, ce.File)
+	var pe *PartitionError
+	require.ErrorAs(t, err, &pe)
+}
+
+// TestDamagedMetadataFailsOpen spoils the metadata log: no topic is forgotten
+// silently.
+func TestDamagedMetadataFailsOpen(t *testing.T) {
+	fsys, dir, file := closedLog(t, 1, nil)
+	meta := strings.Replace(file, "topic-0", metadataDir, 1)
+	edit(t, fsys, meta, func(f vfs.File, _ int64) error {
+		_, err := f.WriteAt([]byte{0xff}, 100)
+		return err
+	})
+	_, err := open(fsys, dir, nil)
+	var ce *CorruptError
+	require.ErrorAs(t, err, &ce)
+	require.Equal(t, meta, ce.File)
+}
+
+// TestUnreadableCheckpointIsIgnored replaces the recovery points by things that
+// are none: everything is there, and damage is judged without them.
+func TestUnreadableCheckpointIsIgnored(t *testing.T) {
+	for _, content := range []string{"", "1\n0\n", "0\n", "0\nx\n", "0\n2\ntopic 0 5\n", "0\n1\ntopic 0\n", "0\n1\ntopic 0 -3\n"} {
+		fsys, dir, _ := closedLog(t, 5, nil)
+		require.NoError(t, vfs.WriteFileAtomic(fsys, "", dir+"/"+checkpointName, []byte(content)))
+		p := partOf(t, openAt(t, fsys, dir, nil), "topic", nil)
+		require.Equal(t, wantValues(0, 5), readValues(t, p, Earliest), content)
+	}
+	c := checkpoint{{"a", 0}: 5, {"b.c", 12}: 1 << 40}
+	require.Equal(t, "0\n2\na 0 5\nb.c 12 1099511627776\n", string(c.format()))
+	back, err := parseCheckpoint(c.format())
+	require.NoError(t, err)
+	require.Equal(t, c, back)
+}
+
+// TestUserBytesThatLookLikeBatches stores a batch as a record's value and tears
+// the record: the inner one is not taken for a batch of the log.
+func TestUserBytesThatLookLikeBatches(t *testing.T) {
+	fsys, dir, file := killedLog(t, 3, nil)
+	var b batch.Builder
+	b.Begin(nil, 0, 0)
+	require.NoError(t, batch.Add(&b, 1, nil, []byte("inner"), []Header(nil)))
+	inner, err := b.Finish(batch.NoProducer)
+	require.NoError(t, err)
+	batch.Batch(inner).SetBaseOffset(4)
+	edit(t, fsys, file, func(f vfs.File, size int64) error {
+		garbage := append(append(make([]byte, 50, 500), inner...), "more of the value"...)
+		_, err := f.WriteAt(garbage, size)
+		return err
+	})
+	p := partOf(t, openAt(t, fsys, dir, nil), "topic", nil)
+	require.Equal(t, wantValues(0, 3), readValues(t, p, Earliest))
+	appendValues(t, p, 3, 4)
+}

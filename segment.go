@@ -1,0 +1,187 @@
+package riffle
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/rifflelog/riffle/internal/batch"
+	"github.com/rifflelog/riffle/internal/vfs"
+)
+
+// segment is one file of batches, end to end. Whoever appends holds the
+// partition's lock; reading takes none.
+type segment struct {
+	file  vfs.File
+	index positions
+	// size is where the next batch goes: all bytes before it are batches.
+	// Guarded by the partition's lock.
+	size int64
+}
+
+// append writes b, a whole batch, to the end. After an error the file is as
+// long as before, unless the error is errUnsure.
+func (s *segment) append(b batch.Batch) error {
+	if _, err := s.file.WriteAt(b, s.size); err != nil {
+		// What is there of b must not stay: the next batch may be shorter, and
+		// b's rest behind it could look like a batch.
+		if cut := s.file.Truncate(s.size); cut != nil {
+			return errors.Join(errUnsure, err, cut)
+		}
+		return err
+	}
+	s.index.add(Offset(b.BaseOffset()), s.size, false)
+	s.size += int64(len(b))
+	return nil
+}
+
+// errUnsure: a failed write may have left bytes behind the end.
+var errUnsure = errors.New("part of a batch may be left in the file")
+
+const (
+	// minWindow is what a reader reads at first: a few small batches cost one
+	// system call, and a single one not much more than itself.
+	minWindow = 16 << 10
+	// maxWindow is what it reads when it goes on in order.
+	maxWindow = 1 << 20
+)
+
+// window reads the batches of a file through a buffer that it keeps. Its zero
+// value needs reset. It is for one goroutine at a time.
+type window struct {
+	file  vfs.File
+	limit int64  // bytes of the file that may be read
+	buf   []byte // bytes [off, off+len(buf)) of the file
+	off   int64
+	step  int // how much to read next
+}
+
+// reset goes to another file, of which the first limit bytes may be read.
+func (w *window) reset(file vfs.File, limit int64) {
+	w.file, w.limit = file, limit
+	w.buf, w.off, w.step = w.buf[:0], 0, minWindow
+	if cap(w.buf) > 2*maxWindow {
+		w.buf = nil // one large batch shall not be kept in a pool
+	}
+}
+
+// batch returns the batch at pos, in memory that is valid until the next call.
+// Its length and magic are checked, no more. io.EOF at the limit;
+// batch.ErrTruncated or batch.ErrCorrupt if there is none; any other error is
+// the file's.
+func (w *window) batch(pos int64) (batch.Batch, error) {
+	if pos == w.limit {
+		return nil, io.EOF
+	}
+	head, err := w.bytes(pos, batch.PrefixSize)
+	if err != nil {
+		return nil, err
+	}
+	size, err := batch.Size(head)
+	if err != nil {
+		return nil, err
+	}
+	b, err := w.bytes(pos, size)
+	if err != nil {
+		return nil, err
+	}
+	first, _, err := batch.Split(b)
+	return first, err
+}
+
+// bytes returns n bytes from pos, batch.ErrTruncated if they pass the limit.
+func (w *window) bytes(pos int64, n int) ([]byte, error) {
+	if pos+int64(n) > w.limit {
+		return nil, fmt.Errorf("%w: %d bytes of %d are there", batch.ErrTruncated, w.limit-pos, n)
+	}
+	if pos < w.off || pos+int64(n) > w.off+int64(len(w.buf)) {
+		if err := w.fill(pos, n); err != nil {
+			return nil, err
+		}
+	}
+	i := int(pos - w.off)
+	return w.buf[i : i+n], nil
+}
+
+// fill reads at least n bytes from pos.
+func (w *window) fill(pos int64, n int) error {
+	size := int(min(int64(max(n, w.step)), w.limit-pos))
+	w.step = min(4*w.step, maxWindow)
+	if cap(w.buf) < size {
+		w.buf = make([]byte, size)
+	}
+	w.buf, w.off = w.buf[:size], pos
+	if got, err := w.file.ReadAt(w.buf, pos); got < size {
+		w.buf = w.buf[:0]
+		if errors.Is(err, io.EOF) {
+			// The file is shorter than it was: somebody cut it.
+			return fmt.Errorf("%w: file ends at byte %d", batch.ErrTruncated, pos+int64(got))
+		}
+		return err
+	}
+	return nil
+}
+
+// isDamage tells an error that says what the bytes are from one that says that
+// they could not be read.
+func isDamage(err error) bool {
+	return errors.Is(err, batch.ErrCorrupt) || errors.Is(err, batch.ErrTruncated)
+}
+
+// findBatch searches file from byte pos for a batch with an offset of at least
+// from: checked by its CRC, and followed by another that goes on from it or by
+// the limit. It returns where, and -1 if there is none. Bytes that users stored
+// may look like a batch; among other bytes they do not look like two.
+func findBatch(file vfs.File, pos, limit int64, from Offset) (at int64, base Offset, err error) {
+	var search, follow window
+	search.reset(file, limit)
+	follow.reset(file, limit)
+	search.step = maxWindow
+	for ; pos+batch.HeaderSize <= limit; pos++ {
+		head, err := search.bytes(pos, batch.HeaderSize)
+		if err != nil {
+			return -1, NoOffset, err
+		}
+		h := batch.Batch(head)
+		if !batch.Plausible(head) || Offset(h.BaseOffset()) < from {
+			continue
+		}
+		ok, err := startsChain(&follow, pos)
+		if err != nil {
+			return -1, NoOffset, err
+		}
+		if ok {
+			return pos, Offset(h.BaseOffset()), nil
+		}
+	}
+	return -1, NoOffset, nil
+}
+
+// startsChain says whether there is a whole batch at pos, and after it another
+// that goes on from it, or the limit.
+func startsChain(w *window, pos int64) (bool, error) {
+	b, err := w.batch(pos)
+	if err == nil {
+		err = b.Check()
+	}
+	if err != nil {
+		return false, unlessDamage(err)
+	}
+	next, end := b.NextOffset(), pos+int64(len(b))
+	b, err = w.batch(end)
+	if errors.Is(err, io.EOF) {
+		return true, nil
+	}
+	if err != nil {
+		return false, unlessDamage(err)
+	}
+	return b.BaseOffset() == next, nil
+}
+
+// unlessDamage returns err only if the bytes could not be read.
+func unlessDamage(err error) error {
+	if isDamage(err) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,91 @@
+package riffle
+
+import (
+	"fmt"
+	"iter"
+	"path/filepath"
+	"strings"
+)
+
+// maxTopicName is how many bytes a topic's name has at most, as in Kafka: with
+// "-" and a partition's number it is still a file name everywhere.
+const maxTopicName = 249
+
+// Topic is a named set of partitions. It is safe for concurrent use.
+type Topic struct {
+	log        *Log
+	name       string
+	id         [16]byte
+	own        TopicConfig // what the topic itself sets
+	effective  TopicConfig // with the log's defaults
+	partitions []*Partition
+}
+
+// newTopic returns a topic with its partitions, none of which has a file yet.
+func (l *Log) newTopic(name string, id [16]byte, own TopicConfig) *Topic {
+	t := &Topic{log: l, name: name, id: id, own: own, effective: own.over(l.opts.Defaults)}
+	t.partitions = make([]*Partition, t.effective.Partitions)
+	for i := range t.partitions {
+		dir := filepath.Join(l.dir, TopicPartition{name, i}.String())
+		t.partitions[i] = newPartition(t, i, dir)
+	}
+	return t
+}
+
+// Name is the topic's name.
+func (t *Topic) Name() string { return t.name }
+
+// ID is the topic's id: random, and never the same for two topics, not even of
+// one name.
+func (t *Topic) ID() [16]byte { return t.id }
+
+// Config returns the configuration that is in effect: what the topic sets over
+// [Options.Defaults] over the built-in defaults.
+func (t *Topic) Config() TopicConfig { return t.effective }
+
+func (t *Topic) config() *TopicConfig { return &t.effective }
+
+// NumPartitions is the number of partitions.
+func (t *Topic) NumPartitions() int { return len(t.partitions) }
+
+// Partition returns partition i, counted from 0: ErrPartitionNotFound if there
+// are fewer.
+func (t *Topic) Partition(i int) (*Partition, error) {
+	if i < 0 || i >= len(t.partitions) {
+		return nil, fmt.Errorf("%w: %s has %d, asked for %d", ErrPartitionNotFound, t.name, len(t.partitions), i)
+	}
+	return t.partitions[i], nil
+}
+
+// Partitions iterates over the partitions by their number.
+func (t *Topic) Partitions() iter.Seq[*Partition] {
+	return func(yield func(*Partition) bool) {
+		for _, p := range t.partitions {
+			if !yield(p) {
+				return
+			}
+		}
+	}
+}
+
+// checkTopicName returns ErrInvalidTopic for a name that Kafka does not allow.
+func checkTopicName(name string) error {
+	switch {
+	case name == "" || name == "." || name == "..":
+		return fmt.Errorf("%w: %q", ErrInvalidTopic, name)
+	case len(name) > maxTopicName:
+		return fmt.Errorf("%w: %d bytes, at most %d", ErrInvalidTopic, len(name), maxTopicName)
+	}
+	for i := range len(name) {
+		c := name[i]
+		if 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '.' || c == '_' || c == '-' {
+			continue
+		}
+		return fmt.Errorf("%w: %q: byte %d is not one of a-z, A-Z, 0-9, '.', '_' and '-'", ErrInvalidTopic, name, i)
+	}
+	return nil
+}
+
+// metricName is the name under which topics must differ: Kafka's metrics have
+// '_' for '.', so that names which differ only by that would be one.
+func metricName(name string) string { return strings.ReplaceAll(name, ".", "_") }
