@@ -1,0 +1,102 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"go/token"
+	"slices"
+
+	"github.com/rifflelog/riffle"
+)
+
+// tallyOf reads all records of a partition.
+func tallyOf(ctx context.Context, part *riffle.Partition) (t tally, err error) {
+	for view, err := range part.Views(ctx, riffle.Earliest, nil) {
+		if err != nil {
+			return tally{}, err
+		}
+		t.add(view.Key(), view.Value())
+	}
+	return t, nil
+}
+
+// wordCount is how often each word was seen. The counts are behind pointers so
+// that only a new word allocates: a map is read with a []byte for free, but
+// assigning to it would make a string of the word each time.
+type wordCount map[string]*int
+
+// addAll counts the words of all lines, and returns their tally. Views lends
+// each record until the loop goes on: nothing is allocated for it.
+func (w wordCount) addAll(ctx context.Context, lines *riffle.Partition) (t tally, err error) {
+	for view, err := range lines.Views(ctx, riffle.Earliest, nil) {
+		if err != nil {
+			return tally{}, err
+		}
+		t.add(view.Key(), view.Value())
+		w.add(view.Value())
+	}
+	return t, nil
+}
+
+// add counts the words of a line, up to a // in it. This is no parser: words in
+// strings and in /* comments */ count too.
+func (w wordCount) add(line []byte) {
+	code, _, _ := bytes.Cut(line, []byte("//"))
+	for word, rest := nextWord(code); word != nil; word, rest = nextWord(rest) {
+		if count := w[string(word)]; count != nil {
+			*count++
+		} else {
+			w[string(word)] = new(1)
+		}
+	}
+}
+
+// nextWord returns the first identifier or keyword in code, of ASCII letters,
+// and what follows it: nil if there is none.
+func nextWord(code []byte) (word, rest []byte) {
+	for i := 0; i < len(code); {
+		start := i
+		for i < len(code) && inWord[code[i]] {
+			i++
+		}
+		switch {
+		case start < i && (code[start] < '0' || '9' < code[start]):
+			return code[start:i], code[i:]
+		case start < i: // a number
+		case code[i] == '\\':
+			i += 2 // the x00 of \x00 is no identifier
+		default:
+			i++
+		}
+	}
+	return nil, nil
+}
+
+// inWord says of each byte whether it may be part of an identifier.
+var inWord = func() (in [256]bool) {
+	for _, c := range []byte("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_") {
+		in[c] = true
+	}
+	return in
+}()
+
+// identifier is a word that is no keyword, and how often it was seen.
+type identifier struct {
+	name  string
+	count int
+}
+
+// top returns the n most frequent identifiers, those of equal count by name.
+func (w wordCount) top(n int) []identifier {
+	var ids []identifier
+	for name, count := range w {
+		if !token.IsKeyword(name) {
+			ids = append(ids, identifier{name, *count})
+		}
+	}
+	slices.SortFunc(ids, func(a, b identifier) int {
+		return cmp.Or(cmp.Compare(b.count, a.count), cmp.Compare(a.name, b.name))
+	})
+	return ids[:min(n, len(ids))]
+}

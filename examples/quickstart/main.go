@@ -1,0 +1,82 @@
+// Quickstart fills a log with the source of your Go installation, one record a
+// line, counts the identifiers in what it reads back, and opens the log again
+// to see that every record is there:
+//
+//	go run ./examples/quickstart
+//
+// The file quickstart.go is the story, import.go appends, count.go reads.
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+)
+
+const usage = `Usage: go run ./examples/quickstart [directory]
+
+Appends every line of every .go file under GOROOT/src to a log in the directory,
+or in a new temporary one, and counts identifiers in what it reads back. A
+directory that was filled before is only read; where filling it was interrupted,
+it goes on.
+`
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the program at once
+	if err := run(ctx, os.Args[1:], os.Stdout, os.Stderr); err != nil {
+		fmt.Fprintln(os.Stderr, "quickstart:", err)
+		os.Exit(1)
+	}
+}
+
+// run is the program without its process.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	flags := flag.NewFlagSet("quickstart", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	flags.Usage = func() { fmt.Fprint(stderr, usage) }
+	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	if flags.NArg() > 1 {
+		return fmt.Errorf("want one directory, got %q", flags.Args())
+	}
+	src, err := goSource(ctx)
+	if err != nil {
+		return fmt.Errorf("find Go's source: %w", err)
+	}
+	dir := flags.Arg(0)
+	if dir == "" {
+		if dir, err = os.MkdirTemp("", "riffle-quickstart-"); err != nil {
+			return fmt.Errorf("make a directory for the log: %w", err)
+		}
+	}
+	fmt.Fprintf(stdout, "source:    %s\nlog:       %s\n", src, dir)
+	q := quickstart{dir: dir, source: os.DirFS(src), stdout: stdout, stderr: stderr}
+	err = q.run(ctx)
+	if err != nil && ctx.Err() != nil {
+		return fmt.Errorf("interrupted; go run ./examples/quickstart %s goes on: %w", dir, err)
+	}
+	return err
+}
+
+// goSource returns the directory with the source of the Go installation.
+func goSource(ctx context.Context) (string, error) {
+	// Without a go command, the variable may still say it.
+	out, err := exec.CommandContext(ctx, "go", "env", "GOROOT").Output()
+	root := cmp.Or(strings.TrimSpace(string(out)), os.Getenv("GOROOT"))
+	if root == "" {
+		return "", cmp.Or(err, errors.New("GOROOT is empty"))
+	}
+	return filepath.EvalSymlinks(filepath.Join(root, "src"))
+}

@@ -1,0 +1,180 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path/filepath"
+	"time"
+
+	"github.com/rifflelog/riffle"
+)
+
+// The configurations of the two topics.
+var (
+	// FlushAsync is fast: Append waits for no disk. A crash of the program loses
+	// nothing, a power cut at most the last second, which the next run appends
+	// again. The longest line, with the time zones, is larger than the default.
+	linesConfig = &riffle.TopicConfig{Flush: riffle.FlushAsync, MaxMessageBytes: 16 << 20}
+	// A record of this one says that all lines are there. It is worth a flush.
+	importsConfig = &riffle.TopicConfig{Flush: riffle.FlushBeforeAck}
+)
+
+// quickstart is one run of the program.
+type quickstart struct {
+	dir    string // of the log
+	source fs.FS  // whose .go files are imported
+	stdout io.Writer
+	stderr io.Writer // hears of progress
+}
+
+// run fills the log and counts, closes it, opens it again and compares.
+func (q *quickstart) run(ctx context.Context) error {
+	before, err := q.fillAndCount(ctx)
+	if err != nil {
+		return err
+	}
+	if err := q.openAgain(ctx, before); err != nil {
+		return err
+	}
+	size, err := sizeOf(q.dir)
+	if err != nil {
+		return fmt.Errorf("measure the log: %w", err)
+	}
+	fmt.Fprintf(q.stdout, "on disk:   %d MB; when you have looked: rm -r %s\n", size/1e6, q.dir)
+	return nil
+}
+
+// fillAndCount brings all lines of the source into the log, unless they are
+// there, reads them back and prints the ten most frequent identifiers.
+func (q *quickstart) fillAndCount(ctx context.Context) (got tally, err error) {
+	db, err := riffle.Open(q.dir, nil)
+	if err != nil {
+		return tally{}, err
+	}
+	// Closing flushes what is still unflushed, so its error counts.
+	defer func() { err = errors.Join(err, db.Close()) }()
+
+	lines, err := partition(ctx, db, "lines", linesConfig)
+	if err != nil {
+		return tally{}, err
+	}
+	imports, err := partition(ctx, db, "imports", importsConfig)
+	if err != nil {
+		return tally{}, err
+	}
+
+	want, err := lastImport(ctx, imports)
+	if err != nil {
+		return tally{}, err
+	}
+	// It may be complete and yet lack lines, which a power cut took.
+	complete := want.records > 0 && int64(lines.Bounds().HighWatermark) >= want.records
+	if !complete {
+		if want, err = q.fill(ctx, lines); err != nil {
+			return tally{}, err
+		}
+	}
+	if got, err = q.count(ctx, lines); err != nil {
+		return tally{}, err
+	}
+	if got != want {
+		return tally{}, fmt.Errorf("compare: read %v, want %v", got, want)
+	}
+	if !complete {
+		err = completeImport(ctx, imports, want)
+	}
+	return got, err
+}
+
+// fill appends the lines of the source that are not stored yet, and returns the
+// tally of all of them.
+func (q *quickstart) fill(ctx context.Context, lines *riffle.Partition) (tally, error) {
+	stored, err := tallyOf(ctx, lines)
+	if err != nil {
+		return tally{}, err
+	}
+	if stored.records > 0 {
+		fmt.Fprintf(q.stdout, "stored:    %v, goes on behind them\n", stored)
+	}
+	im := newImporter(lines, stored, q.stderr)
+	if err := im.tree(ctx, q.source); err != nil {
+		return tally{}, fmt.Errorf("import source: %w", err)
+	}
+	fmt.Fprintf(q.stdout, "appended:  %s\n", im.speed())
+	return im.seen, nil
+}
+
+// count reads all lines, prints the ten most frequent identifiers, and returns
+// the tally of what it has read.
+func (q *quickstart) count(ctx context.Context, lines *riffle.Partition) (tally, error) {
+	start := time.Now()
+	words := make(wordCount)
+	got, err := words.addAll(ctx, lines)
+	if err != nil {
+		return tally{}, err
+	}
+	fmt.Fprintf(q.stdout, "read:      %s\n", speed(got.records, time.Since(start)))
+	for _, id := range words.top(10) {
+		fmt.Fprintf(q.stdout, "%9d  %s\n", id.count, id.name)
+	}
+	return got, nil
+}
+
+// openAgain opens the log a second time, as the next start of a program would,
+// and checks that the same records are in it.
+func (q *quickstart) openAgain(ctx context.Context, before tally) (err error) {
+	start := time.Now()
+	db, err := riffle.Open(q.dir, nil)
+	if err != nil {
+		return err
+	}
+	opened := time.Since(start)
+	defer func() { err = errors.Join(err, db.Close()) }()
+
+	lines, err := partition(ctx, db, "lines", linesConfig)
+	if err != nil {
+		return err
+	}
+	after, err := tallyOf(ctx, lines)
+	if err != nil {
+		return err
+	}
+	if after != before {
+		return fmt.Errorf("compare after opening again: read %v, want %v", after, before)
+	}
+	fmt.Fprintf(q.stdout, "reopened:  in %v, all there: %v\n", opened.Round(time.Millisecond), after)
+	return nil
+}
+
+// partition returns the one partition of a topic, which it creates if there is
+// none.
+func partition(ctx context.Context, db *riffle.Log, name string, cfg *riffle.TopicConfig) (*riffle.Partition, error) {
+	topic, err := db.EnsureTopic(ctx, name, cfg)
+	if err != nil {
+		return nil, err
+	}
+	return topic.Partition(0)
+}
+
+// sizeOf returns how many bytes the files in dir have.
+func sizeOf(dir string) (size int64, err error) {
+	err = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		info, err := d.Info()
+		if err == nil {
+			size += info.Size()
+		}
+		return err
+	})
+	return size, err
+}
+
+// speed describes how fast n records went.
+func speed(n int64, took time.Duration) string {
+	return fmt.Sprintf("%d records in %v, %.0f a second", n, took.Round(time.Millisecond), float64(n)/took.Seconds())
+}

@@ -1,0 +1,266 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/rifflelog/riffle"
+)
+
+// A second run on the same directory reads what the first one appended and
+// appends nothing: the first on a tree of three Go files and one other, the
+// second on an empty tree, print the same counts.
+func TestSecondRunAppendsNothing(t *testing.T) {
+	dir := t.TempDir()
+	src := writeTree(t, map[string]string{
+		"a.go":       "package a // the end\n\nfunc f(x int) int { return x + 0x1f }\r\n",
+		"b/empty.go": "",
+		"b/last.go":  "package b\nvar s = \"x \\x00 π\" // no newline follows",
+		"b/text.md":  "x x x x x\n",
+	})
+	first, err := runOn(t.Context(), dir, src)
+	require.NoError(t, err)
+	require.Equal(t, `appended:  5 records
+read:      5 records
+        3  x
+        2  int
+        1  a
+        1  b
+        1  f
+        1  s
+reopened:  all there: 5 records, checksum 500f3cd2
+on disk:   0 MB; when you have looked: rm -r DIR
+`, first)
+	require.Equal(t, []string{
+		"a.go: package a // the end",
+		"a.go: ",
+		"a.go: func f(x int) int { return x + 0x1f }\r",
+		"b/last.go: package b",
+		"b/last.go: var s = \"x \\x00 π\" // no newline follows",
+	}, stored(t, dir))
+
+	second, err := runOn(t.Context(), dir, os.DirFS(t.TempDir()))
+	require.NoError(t, err)
+	require.Equal(t, strings.TrimPrefix(first, "appended:  5 records\n"), second)
+	require.Len(t, stored(t, dir), 5)
+}
+
+// An import that ends early goes on where it stopped: the context ends, as by
+// Ctrl-C, while the 30th file is opened. The run returns that error and closes
+// the log, the next one completes it, and what it then holds is what one run
+// without interruption leaves.
+func TestInterruptedImportGoesOn(t *testing.T) {
+	src := writeTree(t, manyFiles())
+	dir := interrupted(t, src)
+	require.Len(t, stored(t, dir), 2*batchRecords)
+
+	out, err := runOn(t.Context(), dir, src)
+	require.NoError(t, err)
+	require.Contains(t, out, "stored:    2000 records, ")
+	require.Contains(t, out, "appended:  2000 records\nread:      4000 records\n")
+
+	whole := t.TempDir()
+	_, err = runOn(t.Context(), whole, src)
+	require.NoError(t, err)
+	require.Equal(t, stored(t, whole), stored(t, dir))
+}
+
+// Lines that a power cut took are appended again, though the import was stored
+// as complete: that record is put beside half of the lines.
+func TestLinesLostAfterCompletionAreAppendedAgain(t *testing.T) {
+	src := writeTree(t, manyFiles())
+	dir := interrupted(t, src)
+	withPartition(t, dir, "imports", func(imports *riffle.Partition) {
+		require.NoError(t, completeImport(t.Context(), imports, tally{records: 4000, sum: 1}))
+	})
+	out, err := runOn(t.Context(), dir, src)
+	require.NoError(t, err)
+	require.Contains(t, out, "appended:  2000 records\nread:      4000 records\n")
+	require.Len(t, stored(t, dir), 4000)
+
+	out, err = runOn(t.Context(), dir, src)
+	require.NoError(t, err, "the new record of completion counts")
+	require.NotContains(t, out, "appended")
+}
+
+// An interrupted import does not go on with another source: one line that
+// differs, or too few lines, end it before anything is appended.
+func TestOtherSourceIsRefused(t *testing.T) {
+	src := writeTree(t, manyFiles())
+	dir := interrupted(t, src)
+
+	changed := manyFiles()
+	changed["f05.go"] = strings.Replace(changed["f05.go"], "7", "8", 1)
+	for _, other := range []fs.FS{writeTree(t, changed), writeTree(t, map[string]string{"f00.go": "package f\n"})} {
+		_, err := runOn(t.Context(), dir, other)
+		require.ErrorIs(t, err, errOtherLines)
+		require.Len(t, stored(t, dir), 2*batchRecords)
+	}
+}
+
+// A tree without Go is an error, and leaves nothing that a later run would take
+// for an import.
+func TestTreeWithoutGoIsAnError(t *testing.T) {
+	dir := t.TempDir()
+	_, err := runOn(t.Context(), dir, os.DirFS(t.TempDir()))
+	require.ErrorIs(t, err, errNoLines)
+	out, err := runOn(t.Context(), dir, writeTree(t, map[string]string{"a.go": "package a\n"}))
+	require.NoError(t, err)
+	require.Contains(t, out, "appended:  1 records\n")
+}
+
+// The output depends on the source alone: two directories filled from twenty
+// identifiers of equal count print the same ten, by name.
+func TestOutputIsStable(t *testing.T) {
+	src := writeTree(t, map[string]string{"a.go": "t s r q p o n m l k j i h g f e d c b a\n"})
+	first, err := runOn(t.Context(), t.TempDir(), src)
+	require.NoError(t, err)
+	require.Regexp(t, `(?s)1  a\n.* 1  b\n.* 1  j\nreopened`, first)
+	second, err := runOn(t.Context(), t.TempDir(), src)
+	require.NoError(t, err)
+	require.Equal(t, first, second)
+}
+
+// Words are ASCII identifiers and keywords before a //: each case is a line and
+// what is found in it.
+func TestWords(t *testing.T) {
+	for line, want := range map[string]string{
+		"":                         "",
+		"for _, x1 := range y_z {": "for _ x1 range y_z",
+		"0x1f + 1e3 + a":           "a",
+		"a // b":                   "a",
+		"`//` + b":                 "",
+		`"\x00\n" + '\''`:          "",
+		`"a\"b"`:                   "a b",
+		"é1 = naïve":               "na ve",
+		`ends in \`:                "ends in",
+	} {
+		got := make(wordCount)
+		got.add([]byte(line))
+		require.ElementsMatch(t, strings.Fields(want), slices.Collect(maps.Keys(got)), "%q", line)
+	}
+}
+
+// Counting words that were seen before allocates nothing.
+func TestCountingAllocatesNothing(t *testing.T) {
+	count := make(wordCount)
+	line := []byte("for i := range longerThanThirtyTwoBytesToBeSureOfIt { x[i]++ }")
+	count.add(line)
+	require.Zero(t, testing.AllocsPerRun(100, func() { count.add(line) }))
+}
+
+// Asking for help, and arguments that make no sense, print the usage and touch
+// nothing.
+func TestUsage(t *testing.T) {
+	var stdout, stderr bytes.Buffer
+	require.NoError(t, run(t.Context(), []string{"-h"}, &stdout, &stderr))
+	require.Equal(t, usage, stderr.String())
+	require.ErrorContains(t, run(t.Context(), []string{"-x"}, &stdout, &stderr), "-x")
+	require.ErrorContains(t, run(t.Context(), []string{"a", "b"}, &stdout, &stderr), "one directory")
+	require.Empty(t, stdout.String())
+}
+
+var (
+	times  = regexp.MustCompile(` in [0-9.]+[nµm]?s, \d+ a second`)
+	opened = regexp.MustCompile(`in [0-9.]+[nµm]?s, all there`)
+)
+
+// runOn runs the program on a directory and a source, and returns what it
+// prints without what differs from run to run: times and the directory.
+func runOn(ctx context.Context, dir string, source fs.FS) (string, error) {
+	var out strings.Builder
+	q := quickstart{dir: dir, source: source, stdout: &out, stderr: io.Discard}
+	err := q.run(ctx)
+	s := times.ReplaceAllString(out.String(), "")
+	s = opened.ReplaceAllString(s, "all there")
+	return strings.ReplaceAll(s, dir, "DIR"), err
+}
+
+// writeTree writes files, by their names, to a new directory.
+func writeTree(t *testing.T, files map[string]string) fs.FS {
+	t.Helper()
+	root := t.TempDir()
+	for name, text := range files {
+		path := filepath.Join(root, filepath.FromSlash(name))
+		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
+		require.NoError(t, os.WriteFile(path, []byte(text), 0o644))
+	}
+	return os.DirFS(root)
+}
+
+// manyFiles are 40 files of 100 lines: four batches.
+func manyFiles() map[string]string {
+	files := make(map[string]string)
+	for i := range 40 {
+		var text strings.Builder
+		for j := range 100 {
+			fmt.Fprintf(&text, "var x%d = y%d\n", j, i)
+		}
+		files[fmt.Sprintf("f%02d.go", i)] = text.String()
+	}
+	return files
+}
+
+// interrupted returns the directory of an import of manyFiles that is
+// interrupted after 2 batches.
+func interrupted(t *testing.T, src fs.FS) string {
+	t.Helper()
+	dir := t.TempDir()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	_, err := runOn(ctx, dir, openHook{src, func(name string) {
+		if name == "f29.go" {
+			cancel()
+		}
+	}})
+	require.ErrorIs(t, err, context.Canceled)
+	return dir
+}
+
+// openHook is a file system that calls a function before it opens a file.
+type openHook struct {
+	fs.FS
+	before func(name string)
+}
+
+func (h openHook) Open(name string) (fs.File, error) {
+	h.before(name)
+	return h.FS.Open(name)
+}
+
+// stored returns the records of the log in dir, as "key: value".
+func stored(t *testing.T, dir string) (lines []string) {
+	t.Helper()
+	withPartition(t, dir, "lines", func(p *riffle.Partition) {
+		for rec, err := range p.Records(t.Context(), riffle.Earliest, nil) {
+			require.NoError(t, err)
+			lines = append(lines, fmt.Sprintf("%s: %s", rec.Key, rec.Value))
+		}
+	})
+	return lines
+}
+
+// withPartition opens the log in dir while body runs.
+func withPartition(t *testing.T, dir, topic string, body func(*riffle.Partition)) {
+	t.Helper()
+	db, err := riffle.Open(dir, nil)
+	require.NoError(t, err)
+	top, err := db.Topic(topic)
+	require.NoError(t, err)
+	part, err := top.Partition(0)
+	require.NoError(t, err)
+	body(part)
+	require.NoError(t, db.Close())
+}
