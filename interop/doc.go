@@ -1,0 +1,3 @@
+// Package interop is tests alone: they show that our record batches and those of
+// other implementations of Kafka are the same. See README.md.
+package interop
