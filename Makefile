@@ -1,0 +1,52 @@
+# Needs Go and git. The tools are built from tools/go.mod.
+
+# FUZZTIME is what all fuzz targets share, in seconds. CHECKS is how often a
+# soak repeats each property. BENCH chooses benchmarks.
+FUZZTIME ?= 60
+CHECKS ?= 100000
+BENCH ?= .
+TOOL = go tool -modfile=tools/go.mod
+
+.PHONY: help check test race lint fuzz soak bench api fmt cover
+
+help: ## Show the targets
+	@sed -nE 's/^([a-z]+):[^#]*## (.*)/\1 \2/p' Makefile | while read -r name text; do printf '  make %-7s %s\n' "$$name" "$$text"; done
+
+check: ## Run everything that a change has to pass
+	bash .ci/run
+
+test: ## Run the tests
+	go test ./...
+
+race: ## Run the tests under the race detector
+	go test -race ./...
+
+lint: ## Run go vet, staticcheck, the formatter's check and the house rules
+	bash .ci/run vet staticcheck format rules
+
+fuzz: ## Fuzz all targets of the root module, for FUZZTIME=60 seconds together
+	FUZZTIME=$(FUZZTIME) bash .ci/run fuzz
+
+RAPID = {{$$p := .ImportPath}}{{range .TestImports}}{{if eq . "pgregory.net/rapid"}}{{$$p}} {{end}}{{end}}{{range .XTestImports}}{{if eq . "pgregory.net/rapid"}}{{$$p}} {{end}}{{end}}
+
+soak: ## Run each property CHECKS=100000 times under the race detector, and fuzz for an hour
+	go test -race -timeout 0 $$(go list -f '$(RAPID)' ./... | tr ' ' '\n' | sort -u) -rapid.checks=$(CHECKS)
+	FUZZTIME=3600 bash .ci/run fuzz
+
+bench: ## Run the benchmarks that match BENCH=. and compare with the last run
+	@mkdir -p .cache
+	@if [ -f .cache/bench.txt ]; then mv .cache/bench.txt .cache/bench.old.txt; fi
+	go test -run '^$$' -bench '$(BENCH)' -benchmem -count 6 ./... | tee .cache/bench.txt
+	$(TOOL) benchstat $$(ls .cache/bench.old.txt .cache/bench.txt 2>/dev/null)
+
+api: ## Write the exported API to docs/api.txt
+	go test ./internal/lint -run TestRepositoryFollowsTheRules/api -update
+
+fmt: ## Format all Go files
+	git ls-files --cached --others --exclude-standard -- '*.go' | xargs $(TOOL) gofumpt -w
+
+cover: ## Write the coverage of the tests to .cache/cover.html
+	@mkdir -p .cache
+	go test -coverpkg=./... -coverprofile=.cache/cover.out ./...
+	go tool cover -html=.cache/cover.out -o .cache/cover.html
+	go tool cover -func=.cache/cover.out | tail -1
