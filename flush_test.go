@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -24,9 +25,9 @@ func slowFS(t *testing.T, cfg *TopicConfig) (*errfs.FS, *Log, *Partition) {
 }
 
 // countSyncs counts flushes of appends from now on.
-func countSyncs(fsys *errfs.FS) *int {
-	n := new(int)
-	fsys.Add(errfs.Rule{Kind: errfs.Sync, Site: siteFlush, Before: func(errfs.Op) { *n++ }})
+func countSyncs(fsys *errfs.FS) *atomic.Int64 {
+	n := new(atomic.Int64)
+	fsys.Add(errfs.Rule{Kind: errfs.Sync, Site: siteFlush, Before: func(errfs.Op) { n.Add(1) }})
 	return n
 }
 
@@ -83,7 +84,7 @@ func TestConcurrentAppendsShareFlushes(t *testing.T) {
 		synctest.Wait()
 		release()
 		wg.Wait()
-		require.Equal(t, 2, *syncs, "one for the first, one for the other hundred")
+		require.EqualValues(t, 2, syncs.Load(), "one for the first, one for the other hundred")
 		require.Equal(t, Offset(102), p.Bounds().HighWatermark)
 	})
 }
@@ -177,16 +178,16 @@ func TestAsyncFlushesOnTime(t *testing.T) {
 		require.Equal(t, wantValues(0, 10), readValues(t, p, Earliest), "committed at once")
 		time.Sleep(1999 * time.Millisecond)
 		synctest.Wait()
-		require.Zero(t, *syncs)
+		require.Zero(t, syncs.Load())
 		time.Sleep(time.Millisecond)
 		synctest.Wait()
-		require.Equal(t, 1, *syncs)
+		require.EqualValues(t, 1, syncs.Load())
 		time.Sleep(time.Hour)
-		require.Equal(t, 1, *syncs, "nothing to flush, no flush")
+		require.EqualValues(t, 1, syncs.Load(), "nothing to flush, no flush")
 		appendValues(t, p, 10, 11)
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
-		require.Equal(t, 2, *syncs)
+		require.EqualValues(t, 2, syncs.Load())
 	})
 }
 
@@ -204,7 +205,7 @@ func TestAsyncFlushesWhatGathers(t *testing.T) {
 		}
 		release()
 		synctest.Wait()
-		require.Equal(t, 1, *syncs)
+		require.EqualValues(t, 1, syncs.Load())
 		require.Positive(t, p.flushedEnd())
 	})
 }
