@@ -40,8 +40,43 @@ func crashEverywhere(skip vfs.Site, seeds uint64) (states int, sites []vfs.Site,
 	if c := newCrashRun(skip, seeds, false); c.broken != nil || seeds == 0 {
 		return c.states, c.fs.Sites(), c.broken
 	}
+	if broken := killEverywhere(skip); broken != nil {
+		return 0, nil, broken
+	}
 	c := newCrashRun(skip, seeds, true)
 	return c.states, c.fs.Sites(), c.broken
+}
+
+var errDead = errors.New("the process is dead")
+
+// killEverywhere runs the workload once for each of its operations, and lets
+// the process die there: neither that operation nor any later one is done. The
+// next process must find what was acknowledged, and what it shows and appends
+// must survive a power cut.
+func killEverywhere(skip vfs.Site) error {
+	for n := int64(1); ; n++ {
+		mem := memfs.New()
+		c := &crashRun{mem: mem, fs: errfs.New(mem), skip: skip}
+		c.fs.Skip(skip)
+		c.fs.OnOp(func(op errfs.Op) error {
+			if op.N >= n {
+				return errDead
+			}
+			return nil
+		})
+		err := c.workload()
+		if c.fs.Ops() < n {
+			return err
+		}
+		for seed := range uint64(3) {
+			if err := c.verify(mem, seed); err != nil {
+				return fmt.Errorf("killed at operation %d, seed %d: %w", n, seed, err)
+			}
+			if c.topic { // then verify has appended one more
+				c.sent, c.acked = c.sent+1, c.acked+1
+			}
+		}
+	}
 }
 
 func newCrashRun(skip vfs.Site, seeds uint64, everywhere bool) *crashRun {
@@ -66,6 +101,9 @@ func newCrashRun(skip vfs.Site, seeds uint64, everywhere bool) *crashRun {
 }
 
 const crashDir = "/parent/data"
+
+// crashSegment lets two or three batches into a file.
+const crashSegment = 16 << 10
 
 // workload opens, appends, closes, opens again and appends more. It stops
 // without closing, as a killed process does.
@@ -94,12 +132,12 @@ func (c *crashRun) workload() error {
 func kill(l *Log) error { return l.lock.Close() }
 
 func (c *crashRun) appends(l *Log, n int) error {
-	sure, err := l.EnsureTopic(ctx, "sure", nil)
+	sure, err := l.EnsureTopic(ctx, "sure", &TopicConfig{SegmentBytes: crashSegment})
 	if err != nil {
 		return err
 	}
 	c.topic = true
-	later, err := l.EnsureTopic(ctx, "async", &TopicConfig{Flush: FlushAsync, FlushInterval: Forever})
+	later, err := l.EnsureTopic(ctx, "async", &TopicConfig{Flush: FlushAsync, FlushInterval: Forever, SegmentBytes: crashSegment})
 	if err != nil {
 		return err
 	}
@@ -187,7 +225,7 @@ func (c *crashRun) check(disk *memfs.FS, sureAtLeast, asyncAtLeast int) (*Log, e
 }
 
 // compare returns how many records each topic has: at least what is given, no
-// more than was sent and one, each at its place.
+// more than was sent and what verify appended, each at its place.
 func (c *crashRun) compare(l *Log, sureAtLeast, asyncAtLeast int) (sure, later int, err error) {
 	if !c.topic && partitionOf(l, "sure") == nil {
 		return 0, 0, nil
@@ -195,7 +233,7 @@ func (c *crashRun) compare(l *Log, sureAtLeast, asyncAtLeast int) (sure, later i
 	if sure, err = countRecords(partitionOf(l, "sure")); err != nil {
 		return 0, 0, err
 	}
-	if sure < sureAtLeast || sure > c.sent+1 {
+	if sure < sureAtLeast || sure > c.sent+2 {
 		return 0, 0, fmt.Errorf("sure has %d records, want %d to %d", sure, sureAtLeast, c.sent)
 	}
 	if p := partitionOf(l, "async"); p != nil {
@@ -268,12 +306,10 @@ func (c *crashRun) afterwards() error {
 	return nil
 }
 
-const sureFile = crashDir + "/sure-0/" + logFileName
-
 // damage flips a bit of the last batch of a log that was closed cleanly: it is
 // not to be cut like a torn end. Then another, while the log is open.
 func (c *crashRun) damage(disk *memfs.FS) error {
-	if err := flipValue(disk, sureFile); err != nil {
+	if err := flipValue(disk, crashDir+"/sure-0"); err != nil {
 		return err
 	}
 	fsys := errfs.New(disk)
@@ -285,7 +321,7 @@ func (c *crashRun) damage(disk *memfs.FS) error {
 	if _, err := partitionOf(l, "sure").Append(ctx, Record{}); !errors.Is(err, ErrReadOnly) {
 		return fmt.Errorf("append to a damaged partition: %w", err)
 	}
-	if err := flipValue(disk, crashDir+"/async-0/"+logFileName); err != nil {
+	if err := flipValue(disk, crashDir+"/async-0"); err != nil {
 		return err
 	}
 	if _, err := countRecords(partitionOf(l, "async")); !errors.Is(err, ErrCorrupt) {
@@ -312,12 +348,22 @@ func (c *crashRun) stranger(disk *memfs.FS) error {
 	return l.Close()
 }
 
-// inValue is how far from the end of a file a byte of the last record's value
+// inValue is how far from the end of the last file a byte of the last record's value
 // is: nothing but the CRC can tell that it changed.
 const inValue = 100
 
-func flipValue(fsys vfs.FS, name string) error {
-	f, err := fsys.OpenWrite(name)
+func flipValue(fsys vfs.FS, dir string) error {
+	entries, err := fsys.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	var name string
+	for _, e := range entries {
+		if _, ok := parseLogFileName(e.Name); ok && e.Size > 0 {
+			name = e.Name
+		}
+	}
+	f, err := fsys.OpenWrite(dir + "/" + name)
 	if err != nil {
 		return err
 	}
@@ -354,7 +400,14 @@ var crashSites = []vfs.Site{
 	siteFlush,
 	siteReadCheck,
 	siteCheckpoint + ".flush", siteCheckpoint + ".syncdir",
-	siteRecoveryCheck, siteRecoveryDamage, siteRecoveryID, siteRecoveryFlush,
+	siteRecoveryCheck, siteRecoveryDamage, siteRecoveryID, siteRecoveryFlush, siteRecoveryDir,
+	siteRollFlushed, siteRollSyncDir,
+}
+
+// TestNoKillBreaksAPromise lets the process die before each operation of the
+// same workload.
+func TestNoKillBreaksAPromise(t *testing.T) {
+	require.NoError(t, killEverywhere(""))
 }
 
 // TestEverySiteIsNeeded leaves out one site after the other and shows that the

@@ -103,7 +103,7 @@ func (p *Partition) flush(round *flushRound) {
 	if p.flushing.next == round {
 		p.flushing.running, p.flushing.next = round, nil
 	}
-	seg, end := p.seg.Load(), Offset(p.end.Load())
+	seg, end := p.active(), Offset(p.end.Load())
 	size, err := seg.size, p.failed
 	p.mu.Unlock()
 
@@ -118,9 +118,12 @@ func (p *Partition) flush(round *flushRound) {
 		// Some of what was written may be found after a restart all the same.
 		round.err = fmt.Errorf("%w: %w: %w", ErrPartitionFailed, ErrInDoubt, err)
 	} else {
-		p.flushed, p.flushedSize = end, size
+		p.flushed = end
+		if seg == p.active() {
+			p.flushedSize = size
+		}
 		if end > Offset(p.highWatermark.Load()) {
-			p.commit(end, size)
+			p.commit(end, seg, size)
 		}
 	}
 	p.mu.Unlock()
@@ -132,7 +135,7 @@ func (p *Partition) flush(round *flushRound) {
 // flushed: within FlushInterval, or at once if much has gathered. Called under
 // mu.
 func (p *Partition) flushLater() {
-	if p.seg.Load().size-p.flushedSize >= flushAt && p.flushing == (flushQueue{}) {
+	if p.active().size-p.flushedSize >= flushAt && p.flushing == (flushQueue{}) {
 		p.flushInBackground()
 		return
 	}

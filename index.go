@@ -37,15 +37,14 @@ func (x *positions) add(base Offset, pos int64, exactly bool) {
 	x.last = pos
 }
 
-// find returns the last entry at or before o. Before the first entry it is the
-// beginning of the file.
-func (x *positions) find(o Offset) position {
+// find returns the last entry at or before o, false if there is none.
+func (x *positions) find(o Offset) (position, bool) {
 	entries := x.load()
 	i := sort.Search(len(entries), func(i int) bool { return entries[i].base > o })
 	if i == 0 {
-		return position{}
+		return position{}, false
 	}
-	return entries[i-1]
+	return entries[i-1], true
 }
 
 func (x *positions) load() []position {

@@ -78,7 +78,7 @@ func open(fsys vfs.FS, dir string, opts *Options) (*Log, error) {
 	l.meta = l.newMetadataPartition()
 	if err := l.load(); err != nil {
 		for p := range l.partitions() {
-			err = errors.Join(err, p.closeFile())
+			err = errors.Join(err, p.closeFiles())
 		}
 		if l.lock != nil {
 			err = errors.Join(err, l.lock.Close())
@@ -432,7 +432,7 @@ func (l *Log) shutdown() {
 		l.opts.Logger.Warn("recovery points are not written", "file", name, "err", err)
 	}
 	for p := range l.partitions() {
-		errs = append(errs, p.closeFile())
+		errs = append(errs, p.closeFiles())
 	}
 	errs = append(errs, l.lock.Close())
 	if l.cause.Load() != nil {

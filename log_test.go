@@ -28,7 +28,7 @@ func TestReopenFindsEverything(t *testing.T) {
 	require.NoError(t, err)
 	cfg := &TopicConfig{
 		Partitions: 3, Flush: FlushAsync, FlushInterval: 5 * time.Second, Compression: CompressionZstd,
-		TimestampType: LogAppendTime, MaxMessageBytes: 5000,
+		TimestampType: LogAppendTime, MaxMessageBytes: 5000, SegmentBytes: 1 << 20, SegmentAge: time.Hour,
 	}
 	full, err := l.CreateTopic(ctx, "full", cfg)
 	require.NoError(t, err)
@@ -75,7 +75,7 @@ func TestDefaultsInTwoLayers(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, TopicConfig{
 		Partitions: 2, Flush: FlushAsync, FlushInterval: time.Second, Compression: CompressionGzip,
-		TimestampType: CreateTime, MaxMessageBytes: 100,
+		TimestampType: CreateTime, MaxMessageBytes: 100, SegmentBytes: 256 << 20, SegmentAge: 7 * 24 * time.Hour,
 	}, top.Config())
 	require.NoError(t, l.Close())
 
@@ -86,7 +86,7 @@ func TestDefaultsInTwoLayers(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, TopicConfig{
 		Partitions: 2, Flush: FlushAsync, FlushInterval: Forever, Compression: CompressionGzip,
-		TimestampType: CreateTime, MaxMessageBytes: 200,
+		TimestampType: CreateTime, MaxMessageBytes: 200, SegmentBytes: 256 << 20, SegmentAge: 7 * 24 * time.Hour,
 	}, top.Config())
 }
 
@@ -95,6 +95,7 @@ func TestDefaultsInTwoLayers(t *testing.T) {
 func TestInvalidOptionsListEveryProblem(t *testing.T) {
 	bad := TopicConfig{
 		Partitions: -1, Flush: 7, FlushInterval: time.Microsecond, Compression: -1, TimestampType: 3, MaxMessageBytes: 64<<20 + 1,
+		SegmentBytes: 1023, SegmentAge: -time.Second,
 	}
 	fsys, dir := testDir(t)
 	_, err := open(fsys, dir, &Options{Defaults: bad})
@@ -106,7 +107,7 @@ func TestInvalidOptionsListEveryProblem(t *testing.T) {
 	_, createErr := l.CreateTopic(ctx, "topic", &bad)
 	require.ErrorIs(t, createErr, ErrInvalidOptions)
 	for _, err := range []error{err, createErr} {
-		for _, field := range []string{"Partitions", "Flush ", "FlushInterval", "Compression", "TimestampType", "MaxMessageBytes"} {
+		for _, field := range []string{"Partitions", "Flush ", "FlushInterval", "Compression", "TimestampType", "MaxMessageBytes", "SegmentBytes", "SegmentAge"} {
 			require.ErrorContains(t, err, field)
 		}
 	}
@@ -119,11 +120,12 @@ func TestInvalidOptionsListEveryProblem(t *testing.T) {
 func TestConfigKeysRoundTrip(t *testing.T) {
 	cfg := TopicConfig{
 		Flush: FlushBeforeAck, FlushInterval: 1500 * time.Millisecond, Compression: CompressionSnappy,
-		TimestampType: LogAppendTime, MaxMessageBytes: 1 << 20,
+		TimestampType: LogAppendTime, MaxMessageBytes: 1 << 20, SegmentBytes: 1 << 30, SegmentAge: time.Minute,
 	}
 	want := map[string]string{
 		"riffle.flush": "before-ack", "flush.ms": "1500", "compression.type": "snappy",
 		"message.timestamp.type": "LogAppendTime", "max.message.bytes": "1048576",
+		"segment.bytes": "1073741824", "segment.ms": "60000",
 	}
 	require.Equal(t, want, cfg.configMap())
 	var back TopicConfig
@@ -137,7 +139,7 @@ func TestConfigKeysRoundTrip(t *testing.T) {
 	require.NoError(t, back.setConfigMap(forever.configMap()))
 	require.Equal(t, Forever, back.FlushInterval)
 
-	require.ErrorIs(t, back.setConfigMap(map[string]string{"segment.bytes": "1"}), errors.ErrUnsupported)
+	require.ErrorIs(t, back.setConfigMap(map[string]string{"retention.ms": "1"}), errors.ErrUnsupported)
 	require.Error(t, back.setConfigMap(map[string]string{"compression.type": "brotli"}))
 	require.Error(t, back.setConfigMap(map[string]string{"flush.ms": "soon"}))
 }
@@ -274,7 +276,7 @@ func TestLaterVersionsMetadataIsRefused(t *testing.T) {
 	for _, rec := range []Record{
 		{Key: []byte("quota"), Value: []byte("{}")},
 		{Key: []byte(kindTopic), Value: []byte(`{"name":"x","id":"` + formatID(newID()) + `","partitions":1,"config":{},"rack":"a"}`)},
-		{Key: []byte(kindTopic), Value: []byte(`{"name":"x","id":"` + formatID(newID()) + `","partitions":1,"config":{"segment.bytes":"1"}}`)},
+		{Key: []byte(kindTopic), Value: []byte(`{"name":"x","id":"` + formatID(newID()) + `","partitions":1,"config":{"retention.ms":"1"}}`)},
 		{Key: []byte(kindTopic), Value: []byte(`not json`)},
 	} {
 		fsys, dir := testDir(t)

@@ -40,6 +40,15 @@ type TopicConfig struct {
 	// at most: whole milliseconds, at least one, or Forever. Default 1 s.
 	// Kafka: flush.ms, by default endless there.
 	FlushInterval time.Duration
+	// SegmentBytes is how large a file of batches grows before the next one is
+	// begun, in bytes; from 1 KiB to 2 GiB - 1. A larger batch is
+	// ErrBatchTooLarge. Default 256 MiB. Kafka: segment.bytes, 1 GiB there:
+	// servers have fewer, larger disks.
+	SegmentBytes int64
+	// SegmentAge is how far apart the timestamps of the first and the last batch
+	// of a file may be: whole milliseconds, at least one, or Forever. Default
+	// 7 days. Kafka: segment.ms.
+	SegmentAge time.Duration
 	// Compression is how batches are compressed. Default CompressionProducer:
 	// as the producer sent them, and not at all for Partition.Append. Kafka:
 	// compression.type.
@@ -116,6 +125,11 @@ const (
 const (
 	defaultFlushInterval   = time.Second
 	defaultMaxMessageBytes = 1<<20 + 12 // Kafka's
+	defaultSegmentBytes    = 256 << 20
+	defaultSegmentAge      = 7 * 24 * time.Hour // Kafka's
+	minSegmentBytes        = 1 << 10
+	// maxSegmentBytes is what Kafka's indexes can say of a place in a file.
+	maxSegmentBytes = math.MaxInt32
 	// maxMaxMessageBytes keeps every batch within what may be unflushed at all.
 	maxMaxMessageBytes = maxUnflushed
 	// maxPartitions bounds what one call may ask us to hold in memory: about
@@ -143,6 +157,8 @@ func builtin() TopicConfig {
 		Partitions:      1,
 		Flush:           FlushBeforeAck,
 		FlushInterval:   defaultFlushInterval,
+		SegmentBytes:    defaultSegmentBytes,
+		SegmentAge:      defaultSegmentAge,
 		Compression:     CompressionProducer,
 		TimestampType:   CreateTime,
 		MaxMessageBytes: defaultMaxMessageBytes,
@@ -161,8 +177,12 @@ func (c *TopicConfig) problems() []error {
 		"Partitions is %d, want 1 to %d", c.Partitions, maxPartitions)
 	report(FlushDefault <= c.Flush && c.Flush <= FlushAsync,
 		"Flush is %d, which is no FlushPolicy", c.Flush)
-	report(c.FlushInterval == 0 || c.FlushInterval == Forever || c.FlushInterval > 0 && c.FlushInterval%time.Millisecond == 0,
+	report(wholeMillis(c.FlushInterval),
 		"FlushInterval is %v, want whole milliseconds, at least 1ms, or Forever", c.FlushInterval)
+	report(c.SegmentBytes == 0 || minSegmentBytes <= c.SegmentBytes && c.SegmentBytes <= maxSegmentBytes,
+		"SegmentBytes is %d, want %d to %d", c.SegmentBytes, minSegmentBytes, maxSegmentBytes)
+	report(wholeMillis(c.SegmentAge),
+		"SegmentAge is %v, want whole milliseconds, at least 1ms, or Forever", c.SegmentAge)
 	report(CompressionDefault <= c.Compression && c.Compression <= CompressionZstd,
 		"Compression is %d, which is no Compression", c.Compression)
 	report(TimestampDefault <= c.TimestampType && c.TimestampType <= LogAppendTime,
@@ -170,6 +190,12 @@ func (c *TopicConfig) problems() []error {
 	report(0 <= c.MaxMessageBytes && c.MaxMessageBytes <= maxMaxMessageBytes,
 		"MaxMessageBytes is %d, want 1 to %d", c.MaxMessageBytes, maxMaxMessageBytes)
 	return bad
+}
+
+// wholeMillis says whether d is a time that Kafka's milliseconds can tell, or
+// left zero.
+func wholeMillis(d time.Duration) bool {
+	return d == 0 || d == Forever || d > 0 && d%time.Millisecond == 0
 }
 
 // invalidOptions returns ErrInvalidOptions with every problem, nil if there is
@@ -211,31 +237,48 @@ type configKey struct {
 var configKeys = []configKey{
 	enumKey("compression.type", []string{"", "producer", "none", "gzip", "snappy", "lz4", "zstd"},
 		func(c *TopicConfig) *Compression { return &c.Compression }),
-	{
-		name: "flush.ms",
-		get:  func(c *TopicConfig) string { return formatMillis(c.FlushInterval) },
-		set: func(c *TopicConfig, s string) (err error) {
-			c.FlushInterval, err = parseMillis(s)
-			return err
-		},
-	},
-	{
-		name: "max.message.bytes",
-		get: func(c *TopicConfig) string {
-			if c.MaxMessageBytes == 0 {
-				return ""
-			}
-			return strconv.Itoa(c.MaxMessageBytes)
-		},
-		set: func(c *TopicConfig, s string) (err error) {
-			c.MaxMessageBytes, err = strconv.Atoi(s)
-			return err
-		},
-	},
+	millisKey("flush.ms", func(c *TopicConfig) *time.Duration { return &c.FlushInterval }),
+	bytesKey("max.message.bytes", func(c *TopicConfig) *int { return &c.MaxMessageBytes }),
 	enumKey("message.timestamp.type", []string{"", "CreateTime", "LogAppendTime"},
 		func(c *TopicConfig) *TimestampType { return &c.TimestampType }),
 	enumKey("riffle.flush", []string{"", "before-ack", "async"}, // ours: Kafka has no such key
 		func(c *TopicConfig) *FlushPolicy { return &c.Flush }),
+	bytesKey("segment.bytes", func(c *TopicConfig) *int64 { return &c.SegmentBytes }),
+	millisKey("segment.ms", func(c *TopicConfig) *time.Duration { return &c.SegmentAge }),
+}
+
+// bytesKey is a key whose values are a number of bytes.
+func bytesKey[T ~int | ~int64](name string, field func(*TopicConfig) *T) configKey {
+	return configKey{
+		name: name,
+		get: func(c *TopicConfig) string {
+			if *field(c) == 0 {
+				return ""
+			}
+			return strconv.FormatInt(int64(*field(c)), 10)
+		},
+		set: func(c *TopicConfig, s string) error {
+			n, err := strconv.ParseInt(s, 10, 64)
+			*field(c) = T(n)
+			if err == nil && int64(T(n)) != n {
+				err = fmt.Errorf("%s is %s: %w", name, s, strconv.ErrRange)
+			}
+			return err
+		},
+	}
+}
+
+// millisKey is a key whose values are a number of milliseconds; Kafka's largest
+// number is Forever.
+func millisKey(name string, field func(*TopicConfig) *time.Duration) configKey {
+	return configKey{
+		name: name,
+		get:  func(c *TopicConfig) string { return formatMillis(*field(c)) },
+		set: func(c *TopicConfig, s string) (err error) {
+			*field(c), err = parseMillis(s)
+			return err
+		},
+	}
 }
 
 // enumKey is a key whose values are words, listed by their number.

@@ -26,7 +26,8 @@ type Partition struct {
 	// making is held while the directory is made, by the first append, which
 	// flushes it. No other lock is held across a flush.
 	making sync.Mutex
-	seg    atomic.Pointer[segment] // nil until there is a file
+	// segs is replaced as a whole, under mu. Nil until there is a file.
+	segs atomic.Pointer[segmentSet]
 
 	// mu guards what appending changes.
 	mu       sync.Mutex
@@ -34,20 +35,21 @@ type Partition struct {
 	failed   error // why the partition is offline; nil if it is not
 	damaged  error // why it is read-only; nil if it is not
 	flushing flushQueue
-	// flushed and flushedSize say up to where the file is on stable storage.
-	// Invariant: flushed <= end, flushedSize <= seg.size.
+	// flushed says up to where the partition is on stable storage, flushedSize
+	// the same of the active segment: only that may have unflushed bytes.
+	// Invariant: flushed <= end, flushedSize <= size of the active segment.
 	flushed     Offset
 	flushedSize int64
-	timer       *time.Timer // runs while a FlushAsync partition has unflushed bytes
+	rolling     chan struct{} // closed when the roll that is under way has ended; nil if none is
+	timer       *time.Timer   // runs while a FlushAsync partition has unflushed bytes
 	timed       bool
 
 	// end is the offset of the next record. Changed under mu.
 	end atomic.Int64
-	// highWatermark is the end of what is committed, committedSize its end in
-	// the file. Changed under mu, committedSize first: a reader that sees the
-	// one finds the bytes of the other. Invariant: highWatermark <= end.
+	// highWatermark is the end of what is committed. Changed under mu, after
+	// the segment's committed and after segs: a reader that sees it finds the
+	// bytes. Invariant: highWatermark <= end.
 	highWatermark atomic.Int64
-	committedSize atomic.Int64
 	// waiting is what loops at the high watermark wait on; nil if there are
 	// none, so that an append with nobody waiting pays one atomic load.
 	waiting atomic.Pointer[bell]
@@ -78,7 +80,11 @@ func (p *Partition) Topic() *Topic { return p.topic }
 // Bounds returns the partition's bounds. They may have grown when it returns.
 func (p *Partition) Bounds() Bounds {
 	hw := Offset(p.highWatermark.Load()) // before the end, which only grows
-	return Bounds{LastStable: hw, HighWatermark: hw, End: Offset(p.end.Load())}
+	b := Bounds{LastStable: hw, HighWatermark: hw, End: Offset(p.end.Load())}
+	if segs := p.segs.Load(); segs != nil {
+		b.Start = segs.start()
+	}
+	return b
 }
 
 // Append writes recs as one batch, all or nothing, and returns the offset of
@@ -106,11 +112,12 @@ func (p *Partition) encodeAndAppend(ctx context.Context, recs []Record) (Offset,
 	}
 	e := encoders.Get().(*encoder)
 	defer encoders.Put(e)
-	b, err := e.encode(recs, p.topic.config(), time.Now().UnixMilli())
+	now := time.Now().UnixMilli()
+	b, err := e.encode(recs, p.topic.config(), now)
 	if err != nil {
 		return NoOffset, err
 	}
-	return p.append(ctx, b)
+	return p.append(ctx, b, now)
 }
 
 // error wraps err with the place, once.
@@ -165,8 +172,8 @@ func (e *encoder) encode(recs []Record, cfg *TopicConfig, now int64) (batch.Batc
 	if e.buf, err = e.b.Finish(batch.NoProducer); err != nil {
 		return nil, encodeError(err, len(recs))
 	}
-	if len(e.buf) > cfg.MaxMessageBytes {
-		err = fmt.Errorf("%w: %d bytes compressed, the topic takes %d", batch.ErrTooLarge, len(e.buf), cfg.MaxMessageBytes)
+	if most := min(int64(cfg.MaxMessageBytes), cfg.SegmentBytes); int64(len(e.buf)) > most {
+		err = fmt.Errorf("%w: %d bytes encoded, the topic takes %d", batch.ErrTooLarge, len(e.buf), most)
 		return nil, encodeError(err, len(recs))
 	}
 	b := batch.Batch(e.buf)
@@ -191,14 +198,14 @@ func millis(t time.Time, now int64) (int64, error) {
 // append assigns the next offsets to b, writes it, and returns when it is
 // committed. The order is the one that crash safety rests on: under
 // FlushBeforeAck a batch is durable first, then visible, then acknowledged.
-func (p *Partition) append(ctx context.Context, b batch.Batch) (Offset, error) {
+func (p *Partition) append(ctx context.Context, b batch.Batch, now int64) (Offset, error) {
 	if err := p.ensureFile(); err != nil {
 		return NoOffset, err
 	}
-	if err := p.lockWithRoom(ctx, len(b)); err != nil {
+	if err := p.lockWithRoom(ctx, b, now); err != nil {
 		return NoOffset, err
 	}
-	seg, base := p.seg.Load(), Offset(p.end.Load())
+	seg, base := p.active(), Offset(p.end.Load())
 	b.SetBaseOffset(int64(base))
 	b.SetLeaderEpoch(0)
 	if err := seg.append(b); err != nil {
@@ -210,7 +217,7 @@ func (p *Partition) append(ctx context.Context, b batch.Batch) (Offset, error) {
 	end, size := base+Offset(b.Count()), seg.size
 	p.end.Store(int64(end))
 	if p.topic.config().Flush == FlushAsync {
-		p.commit(end, size)
+		p.commit(end, seg, size)
 		p.flushLater()
 		p.mu.Unlock()
 		p.wake()
@@ -225,19 +232,16 @@ const (
 	sitePartitionParent   vfs.Site = "partition.create.syncparent"
 )
 
-const (
-	logFileName           = "00000000000000000000.log" // Kafka: base offset, 20 digits
-	partitionMetadataName = "partition.metadata"
-)
+const partitionMetadataName = "partition.metadata"
 
 // ensureFile makes the partition's directory, if this is its first append.
 func (p *Partition) ensureFile() error {
-	if p.seg.Load() != nil {
+	if p.segs.Load() != nil {
 		return nil
 	}
 	p.making.Lock()
 	defer p.making.Unlock()
-	if p.seg.Load() != nil {
+	if p.segs.Load() != nil {
 		return nil
 	}
 	p.mu.Lock()
@@ -250,7 +254,7 @@ func (p *Partition) ensureFile() error {
 	if err != nil {
 		return diskError(fmt.Errorf("create partition directory: %w", err))
 	}
-	p.seg.Store(&segment{file: file})
+	p.segs.Store(&segmentSet{list: []*segment{newSegment(0, file)}})
 	return nil
 }
 
@@ -263,7 +267,7 @@ func (p *Partition) create() (vfs.File, error) {
 	if err := fsys.Mkdir(p.dir); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, err
 	}
-	file, err := fsys.Create(p.path(logFileName))
+	file, err := fsys.Create(p.path(logFileName(0)))
 	if err != nil {
 		return nil, err
 	}
@@ -277,28 +281,39 @@ func (p *Partition) create() (vfs.File, error) {
 	return file, nil
 }
 
-// lockWithRoom locks p for an append of n bytes, once the partition can take
-// them: no more than maxUnflushed bytes may be unflushed. A batch larger than
-// that goes alone.
-func (p *Partition) lockWithRoom(ctx context.Context, n int) error {
+// lockWithRoom locks p for an append of b, once the partition can take it: in a
+// segment that has room, and with no more than maxUnflushed bytes unflushed. A
+// batch larger than that goes alone.
+func (p *Partition) lockWithRoom(ctx context.Context, b batch.Batch, now int64) error {
 	for {
 		p.mu.Lock()
 		if err := p.writable(); err != nil {
 			p.mu.Unlock()
 			return err
 		}
-		unflushed := p.seg.Load().size - p.flushedSize
-		if unflushed == 0 || unflushed+int64(n) <= maxUnflushed {
+		active, end := p.active(), Offset(p.end.Load())
+		unflushed := active.size - p.flushedSize
+		switch {
+		case p.rolling != nil || active.shouldRoll(b, end, now, p.topic.config()):
+			if err := p.unlockAndRoll(ctx); err != nil {
+				return err
+			}
+		case unflushed == 0 || unflushed+int64(len(b)) <= maxUnflushed:
 			return nil
+		default:
+			// If the flush fails, writable says so: of this batch nothing is
+			// written, so there is no doubt about it.
+			_ = p.unlockAndFlush(ctx, end)
 		}
-		// If the flush fails, writable says so: of this batch nothing is
-		// written, so there is no doubt about it.
-		_ = p.unlockAndFlush(ctx, Offset(p.end.Load()))
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 	}
 }
+
+// active is the segment that is appended to. There must be one. Called under
+// mu, or by who knows that no other can come.
+func (p *Partition) active() *segment { return p.segs.Load().active() }
 
 // writable says why p takes no appends. Called under mu.
 func (p *Partition) writable() error {
@@ -334,12 +349,12 @@ func (p *Partition) fail(err error) {
 	p.topic.log.opts.Logger.Error("partition is offline", "topic", p.topic.name, "partition", p.index, "err", err)
 }
 
-// commit makes all before end readable. Called under mu; wake follows when it
+// commit makes all before end readable, which is size bytes of seg. Called under mu; wake follows when it
 // is released.
-func (p *Partition) commit(end Offset, size int64) {
+func (p *Partition) commit(end Offset, seg *segment, size int64) {
 	invariants.Check(end <= Offset(p.end.Load()) && int64(end) >= p.highWatermark.Load(),
 		"high watermark from %d to %d, log end %d", p.highWatermark.Load(), end, p.end.Load())
-	p.committedSize.Store(size)
+	seg.committed.Store(size)
 	p.highWatermark.Store(int64(end))
 }
 
@@ -368,15 +383,23 @@ func (p *Partition) bell() *bell {
 	}
 }
 
-// refuse ends appending, for good.
+// refuse ends appending, for good. When it returns no file will be made either,
+// which matters to whoever opens the directory next.
 func (p *Partition) refuse() {
-	p.making.Lock() // or a file could still be made
+	p.making.Lock()
 	defer p.making.Unlock()
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.closed = true
 	if p.timer != nil {
 		p.timer.Stop()
+	}
+	rolling := p.rolling
+	p.mu.Unlock()
+	if rolling != nil {
+		select {
+		case <-rolling:
+		case <-p.topic.log.broken:
+		}
 	}
 }
 
@@ -384,7 +407,7 @@ func (p *Partition) refuse() {
 // said so to whoever appended.
 func (p *Partition) flushRest() error {
 	p.mu.Lock()
-	if p.seg.Load() == nil || p.failed != nil {
+	if p.segs.Load() == nil || p.failed != nil {
 		p.mu.Unlock()
 		return nil
 	}
@@ -401,13 +424,16 @@ func (p *Partition) flushedEnd() Offset {
 	return p.flushed
 }
 
-// closeFile closes the file, if there is one. A reader that is in it gets an
-// error, which it turns into ErrClosed.
-func (p *Partition) closeFile() error {
-	if seg := p.seg.Load(); seg != nil {
-		return seg.file.Close()
+// closeFiles closes the segments' files. A reader that is in one gets an error,
+// which it turns into ErrClosed.
+func (p *Partition) closeFiles() error {
+	var errs []error
+	if segs := p.segs.Load(); segs != nil {
+		for _, seg := range segs.list {
+			errs = append(errs, seg.file.Close())
+		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // name is the partition's topic and number.

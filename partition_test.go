@@ -148,7 +148,7 @@ func TestEveryCompression(t *testing.T) {
 		_, err := p.Append(ctx, Record{Value: []byte(value)}, Record{Key: []byte("k")})
 		require.NoError(t, err)
 		require.Equal(t, []string{value, ""}, readValues(t, p, Earliest))
-		require.Equal(t, c > CompressionNone, p.committedSize.Load() < 2000, "%d bytes", p.committedSize.Load())
+		require.Equal(t, c > CompressionNone, p.active().size < 2000, "%d bytes", p.active().size)
 	}
 }
 
@@ -353,6 +353,8 @@ func TestPartitionAgainstAModel(t *testing.T) {
 		cfg := &TopicConfig{
 			Flush:       rapid.SampledFrom([]FlushPolicy{FlushBeforeAck, FlushAsync}).Draw(rt, "flush"),
 			Compression: Compression(rapid.IntRange(int(CompressionProducer), int(CompressionZstd)).Draw(rt, "compression")),
+			// From a batch or two a file to all in one.
+			SegmentBytes: rapid.SampledFrom([]int64{0, 5 << 10, 20 << 10}).Draw(rt, "segment"),
 		}
 		var l *Log
 		var p *Partition

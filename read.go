@@ -224,15 +224,24 @@ func (r *reader) load() (bool, error) {
 	if r.next >= hw {
 		return false, nil
 	}
-	limit := r.p.committedSize.Load()
+	segs := r.p.segs.Load()
 	if r.seg == nil {
-		r.seg = r.p.seg.Load()
-		at := r.seg.index.find(r.next)
-		r.pos, r.expect = at.pos, at.base
-		r.win.reset(r.seg.file, limit)
+		seg := segs.find(r.next)
+		at, ok := seg.index.find(r.next)
+		if !ok {
+			at.base = seg.base
+		}
+		r.enter(seg, at)
 	}
-	r.win.limit = limit
+	r.win.limit = r.seg.committed.Load()
 	for r.expect < hw {
+		if r.pos == r.win.limit {
+			next := segs.after(r.seg)
+			if next == nil || next.base != r.expect {
+				return false, r.damage(r.pos, r.expect, io.EOF)
+			}
+			r.enter(next, position{base: next.base})
+		}
 		b, err := r.win.batch(r.pos)
 		if err == nil && Offset(b.BaseOffset()) != r.expect {
 			err = fmt.Errorf("%w: batch has base offset %d, want %d", batch.ErrCorrupt, b.BaseOffset(), r.expect)
@@ -255,6 +264,12 @@ func (r *reader) load() (bool, error) {
 		return true, nil
 	}
 	return false, nil
+}
+
+// enter goes to a place in a segment.
+func (r *reader) enter(seg *segment, at position) {
+	r.seg, r.pos, r.expect = seg, at.pos, at.base
+	r.win.reset(seg.file, seg.committed.Load())
 }
 
 // pass goes behind b.
@@ -312,6 +327,9 @@ func (r *reader) damage(pos int64, base Offset, err error) error {
 		e.Err = errors.Join(err, ferr)
 	} else {
 		e.Next = next
+	}
+	if after := r.p.segs.Load().after(r.seg); e.Next == NoOffset && after != nil {
+		e.Next = after.base
 	}
 	return e
 }

@@ -12,103 +12,148 @@ import (
 
 // The places in recovery that a crash or damage must not pass.
 const (
-	siteRecoveryFlush  vfs.Site = "recovery.flush"  // before what was found is shown
-	siteRecoveryCheck  vfs.Site = "recovery.check"  // of each batch
-	siteRecoveryDamage vfs.Site = "recovery.damage" // that a bad batch is the end, not the middle
-	siteRecoveryID     vfs.Site = "recovery.id"     // that the directory is this topic's
+	siteRecoveryFlush  vfs.Site = "recovery.flush"   // before what was found is shown
+	siteRecoveryCheck  vfs.Site = "recovery.check"   // of each batch
+	siteRecoveryDamage vfs.Site = "recovery.damage"  // that a bad batch is the end, not the middle
+	siteRecoveryID     vfs.Site = "recovery.id"      // that the directory is this topic's
+	siteRecoveryDir    vfs.Site = "recovery.syncdir" // the name of a file that has no batches yet
 )
 
-// scan is what a partition's file was found to hold.
+// scan is what a partition's files were found to hold.
 type scan struct {
-	end       Offset // after the last whole batch
-	size      int64  // its end in the file
-	pointSize int64  // where the first batch at or after the recovery point begins
+	point    Offset // the recovery point: all before it was flushed once
+	segments []*segment
+	end      Offset // after the last whole batch
+	torn     bool   // bytes behind it are to be cut
+	damaged  error  // *CorruptError of the first damage; nil if there is none
+
+	// Of the segment that is being scanned, in the end the last one.
+
+	seg       *segment
+	last      bool
 	fileSize  int64
-	torn      bool  // bytes after size are to be cut
-	damaged   error // *CorruptError of the first damage; nil if there is none
+	pointSize int64 // where the first batch at or after the recovery point begins
 }
 
-// recover opens the partition's file, if there is one, and makes what it holds
-// readable. All before the recovery point was flushed once.
+// recover opens the partition's files, if there are any, and makes what they
+// hold readable. All before the recovery point was flushed once.
 //
-// It reads the whole file. A bad batch is either the torn end of what was being
+// It reads the files whole. A bad batch is either the torn end of what was being
 // written when the process or machine stopped: it was never acknowledged, and
 // is cut. Or it is damage to what had been flushed: nothing is cut then, what
-// is whole can be read, and the partition takes no appends.
+// is whole can be read, and the partition takes no appends. Only the last file
+// can have a torn end, because the one before was flushed before it was made.
 //
 // The order, and what would go wrong otherwise: (1) cut the torn end, or a
 // shorter batch written over it would be followed by old bytes; (2) write the
 // batches above the recovery point once more, since a flush that failed in an
 // earlier process leaves pages in memory that look written and are not; (3)
-// flush, since what is shown must survive a power cut; (4) show it, and take
+// flush, since what is shown must survive a power cut, and the directory if the
+// last file has no batch: its name may not be durable; (4) show it, and take
 // appends. Each step may be repeated: a crash in the midst of them changes
 // nothing.
-func (p *Partition) recover(point Offset) error {
-	fsys := p.topic.log.fs
-	file, err := fsys.OpenWrite(p.path(logFileName))
-	if errors.Is(err, fs.ErrNotExist) && point == 0 {
-		return nil // never made, or never finished: the first append makes it
+func (p *Partition) recover(point Offset) (err error) {
+	s := &scan{point: point}
+	defer func() {
+		if err == nil {
+			return
+		}
+		for _, seg := range s.segments {
+			err = errors.Join(err, seg.file.Close())
+		}
+		err = p.error("open", err)
+	}()
+	if err := p.openSegments(s); err != nil || len(s.segments) == 0 {
+		return err
 	}
-	if errors.Is(err, fs.ErrNotExist) {
-		err = &CorruptError{File: p.path(logFileName), Offset: 0, Next: NoOffset, Err: err}
+	for i, seg := range s.segments {
+		s.seg, s.last = seg, i == len(s.segments)-1
+		if err := p.scanSegment(s); err != nil {
+			return err
+		}
 	}
-	if err != nil {
-		return p.error("open", err)
+	if err := p.checkID(s); err != nil {
+		return err
 	}
-	seg := &segment{file: file}
-	s, err := p.scan(seg, point)
-	if err == nil && s.damaged == nil && s.end == 0 {
+	if s.damaged == nil && s.end == 0 {
 		// Nothing in it was ever acknowledged, and the directory may be half
 		// made: the first append makes it anew.
-		return file.Close()
+		return s.seg.file.Close()
 	}
-	if err == nil && s.damaged == nil {
-		err = p.repair(seg, s, point)
+	if s.damaged == nil {
+		if err := p.repair(s); err != nil {
+			return err
+		}
 	}
-	if err != nil {
-		return p.error("open", errors.Join(err, file.Close()))
-	}
-	seg.size = s.size
-	p.flushed, p.flushedSize = s.end, s.size
+	p.flushed, p.flushedSize = s.end, s.seg.size
 	p.damaged = s.damaged
 	p.end.Store(int64(s.end))
-	p.commit(s.end, s.size)
-	p.seg.Store(seg)
+	for _, seg := range s.segments {
+		p.commit(s.end, seg, seg.size)
+	}
+	p.segs.Store(&segmentSet{list: s.segments})
 	return nil
 }
 
-// scan reads the file from its beginning and builds its index.
-func (p *Partition) scan(seg *segment, point Offset) (*scan, error) {
-	fileSize, err := seg.file.Size()
-	if err != nil {
-		return nil, err
+// openSegments opens the files of batches, in the order of their names.
+func (p *Partition) openSegments(s *scan) error {
+	fsys := p.topic.log.fs
+	entries, err := fsys.ReadDir(p.dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
-	s := &scan{fileSize: fileSize}
-	var w window
-	w.reset(seg.file, fileSize)
-	for {
-		if s.end <= point {
-			s.pointSize = s.size
+	for _, e := range entries {
+		base, ok := parseLogFileName(e.Name)
+		if !ok || e.Dir {
+			continue
 		}
-		b, err := w.batch(s.size)
+		file, err := fsys.OpenWrite(p.path(e.Name))
+		if err != nil {
+			return err
+		}
+		s.segments = append(s.segments, newSegment(base, file))
+	}
+	if len(s.segments) == 0 && s.point > 0 {
+		return &CorruptError{File: p.path(logFileName(0)), Offset: 0, Next: NoOffset, Err: fs.ErrNotExist}
+	}
+	return nil
+}
+
+// scanSegment reads a file from its beginning and builds its index.
+func (p *Partition) scanSegment(s *scan) (err error) {
+	if s.fileSize, err = s.seg.file.Size(); err != nil {
+		return err
+	}
+	if s.seg.base != s.end {
+		err := fmt.Errorf("%w: segment begins at offset %d, want %d", batch.ErrCorrupt, s.seg.base, s.end)
+		p.damage(s, 0, s.seg.base, err)
+		s.end = s.seg.base
+	}
+	var w window
+	w.reset(s.seg.file, s.fileSize)
+	s.pointSize = 0
+	for {
+		if s.end <= s.point {
+			s.pointSize = s.seg.size
+		}
+		b, err := w.batch(s.seg.size)
 		if err == nil {
 			err = p.checkScanned(b, s.end)
 		}
 		if err == nil {
-			seg.index.add(s.end, s.size, false)
-			s.end, s.size = Offset(b.NextOffset()), s.size+int64(len(b))
+			s.seg.found(b)
+			s.end = Offset(b.NextOffset())
 			continue
 		}
 		atEnd := errors.Is(err, io.EOF)
-		if atEnd && s.end >= point {
-			return s, p.checkID(s)
+		if atEnd && (!s.last || s.end >= s.point) {
+			return nil // what is missing at the end of another file shows at the next one
 		}
 		if !atEnd && !isDamage(err) {
-			return nil, err
+			return err
 		}
-		done, err := p.judge(seg, s, point, err)
-		if done || err != nil {
-			return s, err
+		if done, err := p.judge(s, err); done || err != nil {
+			return err
 		}
 	}
 }
@@ -125,38 +170,51 @@ func (p *Partition) checkScanned(b batch.Batch, want Offset) error {
 	return err
 }
 
-// judge decides what the bad batch at s.size is, because of cause: the torn
-// end, when the scan is done, or damage, behind which it goes on if it can.
-func (p *Partition) judge(seg *segment, s *scan, point Offset, cause error) (done bool, err error) {
-	at, base, err := findBatch(seg.file, s.size+1, s.fileSize, s.end+1)
+// judge decides what the bad batch at the end of what was scanned is, because
+// of cause: the torn end, when the scan is done, or damage, behind which it goes
+// on if it can.
+func (p *Partition) judge(s *scan, cause error) (done bool, err error) {
+	seg := s.seg
+	at, base, err := findBatch(seg.file, seg.size+1, s.fileSize, s.end+1)
 	if err != nil {
 		return true, err
 	}
-	flushed := s.end < point
+	flushed := !s.last || s.end < s.point
 	if !flushed && at >= 0 {
 		end, err := chainEnd(seg.file, at, s.fileSize)
 		if err != nil {
 			return true, err
 		}
-		flushed = end > s.size+maxUnflushed
+		flushed = end > seg.size+maxUnflushed
 	}
 	if s.damaged == nil && p.topic.log.fs.Check(siteRecoveryDamage, !flushed) {
 		s.torn = true
-		return true, p.checkID(s)
+		return true, nil
 	}
-	if s.damaged == nil {
-		s.damaged = &CorruptError{File: seg.file.Name(), Pos: s.size, Offset: s.end, Next: base, Err: cause}
-		p.topic.log.opts.Logger.Error("partition is damaged and takes no appends",
-			"topic", p.topic.name, "partition", p.index, "err", s.damaged)
-	}
+	p.damage(s, seg.size, base, cause)
 	if at < 0 {
-		// Nothing to be read is left. The end stays beyond what was flushed.
-		s.end, s.size = max(s.end, point), s.fileSize
+		// Nothing to be read is left here. The end stays beyond what was
+		// flushed; if another file follows, the end is its beginning.
+		if s.last {
+			s.end = max(s.end, s.point)
+		}
+		seg.size = s.fileSize
 		return true, nil
 	}
 	seg.index.add(base, at, true)
-	s.end, s.size = base, at
+	s.end, seg.size = base, at
 	return false, nil
+}
+
+// damage takes note of damage at byte pos of the segment that is scanned, where
+// the batch with offset s.end should be.
+func (p *Partition) damage(s *scan, pos int64, next Offset, cause error) {
+	if s.damaged != nil {
+		return
+	}
+	s.damaged = &CorruptError{File: s.seg.file.Name(), Pos: pos, Offset: s.end, Next: next, Err: cause}
+	p.topic.log.opts.Logger.Error("partition is damaged and takes no appends",
+		"topic", p.topic.name, "partition", p.index, "err", s.damaged)
 }
 
 // chainEnd returns where the batches that go on from the one at pos end.
@@ -178,8 +236,8 @@ func chainEnd(file vfs.File, pos, limit int64) (int64, error) {
 	}
 }
 
-// checkID compares the directory's partition.metadata with the topic. A file
-// without batches may be one whose making was not finished.
+// checkID compares the directory's partition.metadata with the topic. A
+// directory without batches may be one whose making was not finished.
 func (p *Partition) checkID(s *scan) error {
 	if s.end == 0 {
 		return nil
@@ -196,25 +254,30 @@ func (p *Partition) checkID(s *scan) error {
 		}
 	}
 	if !p.topic.log.fs.Check(siteRecoveryID, err == nil) {
-		s.torn = false
 		s.damaged = &CorruptError{File: name, Offset: NoOffset, Next: NoOffset, Err: err}
 	}
 	return nil
 }
 
-// repair makes what scan found durable.
-func (p *Partition) repair(seg *segment, s *scan, point Offset) error {
+// repair makes what was scanned durable. All but the last segment is.
+func (p *Partition) repair(s *scan) error {
+	seg := s.seg
 	if s.torn {
 		p.topic.log.opts.Logger.Warn("cut an unfinished append",
-			"topic", p.topic.name, "partition", p.index, "offset", s.end, "bytes", s.fileSize-s.size)
-		if err := seg.file.Truncate(s.size); err != nil {
+			"topic", p.topic.name, "partition", p.index, "offset", s.end, "bytes", s.fileSize-seg.size)
+		if err := seg.file.Truncate(seg.size); err != nil {
 			return err
 		}
 	}
-	if s.end <= point && !s.torn {
+	if seg.size == 0 {
+		if err := p.topic.log.fs.SyncDir(siteRecoveryDir, p.dir); err != nil {
+			return err
+		}
+	}
+	if s.end <= s.point && !s.torn {
 		return nil // all of it was flushed
 	}
-	if err := rewrite(seg.file, max(s.pointSize, s.size-maxUnflushed), s.size); err != nil {
+	if err := rewrite(seg.file, max(s.pointSize, seg.size-maxUnflushed), seg.size); err != nil {
 		return err
 	}
 	return seg.file.Sync(siteRecoveryFlush)

@@ -22,7 +22,7 @@ func closedLog(t *testing.T, n int, cfg *TopicConfig) (fsys vfs.FS, dir, file st
 	p := partOf(t, l, "topic", cfg)
 	appendValues(t, p, 0, n)
 	require.NoError(t, l.Close())
-	return fsys, dir, p.path(logFileName)
+	return fsys, dir, p.path(logFileName(0))
 }
 
 // killedLog is closedLog of a process that was killed.
@@ -33,10 +33,10 @@ func killedLog(t *testing.T, n int, cfg *TopicConfig) (fsys vfs.FS, dir, file st
 	p := partOf(t, l, "topic", cfg)
 	appendValues(t, p, 0, n)
 	for p := range l.partitions() {
-		require.NoError(t, p.closeFile())
+		require.NoError(t, p.closeFiles())
 	}
 	require.NoError(t, kill(l))
-	return fsys, dir, p.path(logFileName)
+	return fsys, dir, p.path(logFileName(0))
 }
 
 // edit changes a file's bytes.
@@ -164,7 +164,7 @@ func TestDamageFarFromTheEndIsNotCut(t *testing.T) {
 		_, err := p.Append(ctx, Record{Value: big})
 		require.NoError(t, err)
 	}
-	one := p.committedSize.Load() / 6
+	one := p.active().size / 6
 	// Without recovery points a log that was closed is like one that was killed
 	// when all had been flushed.
 	require.NoError(t, l.Close())
@@ -172,7 +172,7 @@ func TestDamageFarFromTheEndIsNotCut(t *testing.T) {
 	require.NoError(t, fsys.SyncDir("", dir))
 	damage := func(n int64) *Partition {
 		disk := fsys.CrashClone(0)
-		edit(t, disk, p.path(logFileName), func(f vfs.File, _ int64) error {
+		edit(t, disk, p.path(logFileName(0)), func(f vfs.File, _ int64) error {
 			_, err := f.WriteAt([]byte{1}, n*one+100)
 			return err
 		})
@@ -200,7 +200,7 @@ func TestDamageWhileOpen(t *testing.T) {
 	l := openAt(t, fsys, dir, nil)
 	p := partOf(t, l, "topic", nil)
 	appendValues(t, p, 0, 6)
-	edit(t, fsys, p.path(logFileName), func(f vfs.File, _ int64) error {
+	edit(t, fsys, p.path(logFileName(0)), func(f vfs.File, _ int64) error {
 		_, err := f.WriteAt([]byte{0xff, 0xff, 0xff, 0xff}, 2*batchSize+8) // the length
 		return err
 	})
@@ -220,7 +220,7 @@ func TestFileCutUnderAReader(t *testing.T) {
 	l := openAt(t, fsys, dir, nil)
 	p := partOf(t, l, "topic", nil)
 	appendValues(t, p, 0, 6)
-	edit(t, fsys, p.path(logFileName), func(f vfs.File, _ int64) error { return f.Truncate(3*batchSize + 20) })
+	edit(t, fsys, p.path(logFileName(0)), func(f vfs.File, _ int64) error { return f.Truncate(3*batchSize + 20) })
 	_, err := collect(p, Earliest)
 	var ce *CorruptError
 	require.ErrorAs(t, err, &ce)

@@ -4,6 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
+	"sync/atomic"
+	"time"
 
 	"github.com/rifflelog/riffle/internal/batch"
 	"github.com/rifflelog/riffle/internal/vfs"
@@ -12,11 +15,44 @@ import (
 // segment is one file of batches, end to end. Whoever appends holds the
 // partition's lock; reading takes none.
 type segment struct {
+	base  Offset // of its first batch, and in its name
 	file  vfs.File
 	index positions
-	// size is where the next batch goes: all bytes before it are batches.
-	// Guarded by the partition's lock.
-	size int64
+	made  int64 // when it was made or opened, for a first batch without a timestamp
+	// committed is how many of its bytes are committed.
+	committed atomic.Int64
+
+	// Guarded by the partition's lock while the segment is active, constant
+	// afterwards.
+
+	size           int64 // where the next batch goes: all bytes before it are batches
+	firstTimestamp int64 // the largest of the first batch, NoTimestamp if there is none
+}
+
+func newSegment(base Offset, file vfs.File) *segment {
+	return &segment{base: base, file: file, made: time.Now().UnixMilli(), firstTimestamp: batch.NoTimestamp}
+}
+
+// shouldRoll says whether b, which will begin at offset next, belongs into the
+// next segment, in Kafka's order of reasons (LogSegment.shouldRoll): the size;
+// the age, by the records' own time, and by the clock only if the segment's
+// first batch has none; the range of offsets that an index can say. A segment
+// without batches takes any.
+func (s *segment) shouldRoll(b batch.Batch, next Offset, now int64, cfg *TopicConfig) bool {
+	if s.size == 0 {
+		return false
+	}
+	if s.size+int64(len(b)) > cfg.SegmentBytes {
+		return true
+	}
+	age := now - s.made
+	if s.firstTimestamp != batch.NoTimestamp {
+		age = b.MaxTimestamp() - s.firstTimestamp
+	}
+	if cfg.SegmentAge != Forever && age > cfg.SegmentAge.Milliseconds() {
+		return true
+	}
+	return next+Offset(b.LastOffsetDelta())-s.base > math.MaxInt32
 }
 
 // append writes b, a whole batch, to the end. After an error the file is as
@@ -30,9 +66,17 @@ func (s *segment) append(b batch.Batch) error {
 		}
 		return err
 	}
+	s.found(b)
+	return nil
+}
+
+// found takes note of b, which stands at the end.
+func (s *segment) found(b batch.Batch) {
+	if s.size == 0 {
+		s.firstTimestamp = b.MaxTimestamp()
+	}
 	s.index.add(Offset(b.BaseOffset()), s.size, false)
 	s.size += int64(len(b))
-	return nil
 }
 
 // errUnsure: a failed write may have left bytes behind the end.

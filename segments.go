@@ -1,0 +1,60 @@
+package riffle
+
+import (
+	"fmt"
+	"sort"
+	"strconv"
+	"strings"
+)
+
+// segmentSet is a partition's segments by their base offset. It never changes:
+// to change the set is to replace it.
+type segmentSet struct {
+	list []*segment // at least one
+}
+
+// active is the segment that is appended to.
+func (s *segmentSet) active() *segment { return s.list[len(s.list)-1] }
+
+// start is the first offset.
+func (s *segmentSet) start() Offset { return s.list[0].base }
+
+// find returns the segment whose range o is in: the last with a base at or
+// before o, or else the first.
+func (s *segmentSet) find(o Offset) *segment {
+	i := sort.Search(len(s.list), func(i int) bool { return s.list[i].base > o })
+	return s.list[max(i-1, 0)]
+}
+
+// after returns the segment that follows seg, nil if it is the active one.
+func (s *segmentSet) after(seg *segment) *segment {
+	i := sort.Search(len(s.list), func(i int) bool { return s.list[i].base > seg.base })
+	if i == len(s.list) {
+		return nil
+	}
+	return s.list[i]
+}
+
+// with returns the set with one more segment at its end.
+func (s *segmentSet) with(seg *segment) *segmentSet {
+	list := make([]*segment, 0, len(s.list)+1)
+	return &segmentSet{list: append(append(list, s.list...), seg)}
+}
+
+// logSuffix ends the name of a file of batches.
+const logSuffix = ".log"
+
+// logFileName is the name of the file whose first offset is base: 20 digits, as
+// in Kafka, so that names sort like offsets.
+func logFileName(base Offset) string { return fmt.Sprintf("%020d%s", base, logSuffix) }
+
+// parseLogFileName returns the base offset that a file's name says, and whether
+// it is such a name at all.
+func parseLogFileName(name string) (Offset, bool) {
+	digits, ok := strings.CutSuffix(name, logSuffix)
+	if !ok || len(digits) != 20 {
+		return 0, false
+	}
+	base, err := strconv.ParseUint(digits, 10, 63)
+	return Offset(base), err == nil
+}
