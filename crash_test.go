@@ -342,8 +342,8 @@ func (c *crashRun) stranger(disk *memfs.FS) error {
 	if err != nil {
 		return err
 	}
-	if _, err := partitionOf(l, "sure").Append(ctx, Record{}); !errors.Is(err, ErrReadOnly) {
-		return fmt.Errorf("append to another topic's directory: %w", err)
+	if _, err := countRecords(partitionOf(l, "sure")); !errors.Is(err, ErrReadOnly) {
+		return fmt.Errorf("read of another topic's directory: %w", err)
 	}
 	return l.Close()
 }

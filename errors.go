@@ -22,8 +22,9 @@ var (
 	// ErrReadOnly: a damaged partition takes no appends; what can be read of it
 	// can be read.
 	ErrReadOnly = errors.New("riffle: read-only")
-	// ErrInDoubt: ctx ended, or a flush failed, after the write was made and
-	// before it was known to be committed. It may or may not be found later.
+	// ErrInDoubt: ctx ended, or the disk failed, after the write was made or
+	// begun and before it was known to be committed. It may or may not be found
+	// later.
 	ErrInDoubt = errors.New("riffle: outcome of the write is unknown")
 
 	// ErrTopicExists: CreateTopic of a name that is taken. Kafka:
@@ -103,6 +104,8 @@ type CorruptError struct {
 	Offset Offset // the offset that should have been there; NoOffset if the file has none
 	Next   Offset // the next offset that can be read; NoOffset if there is none
 	Err    error  // what is wrong
+
+	nextPos int64 // where Next is, if it is in this file
 }
 
 // Error implements error.
@@ -132,10 +135,10 @@ func diskError(err error) error {
 }
 
 // encodeError turns what package batch says of a caller's records into our
-// words.
-func encodeError(err error, records int) error {
+// words. Alone says that the record that did not fit would not fit alone either.
+func encodeError(err error, alone bool) error {
 	switch {
-	case errors.Is(err, batch.ErrTooLarge) && records == 1:
+	case errors.Is(err, batch.ErrTooLarge) && alone:
 		return fmt.Errorf("%w: %w", ErrRecordTooLarge, err)
 	case errors.Is(err, batch.ErrTooLarge):
 		return fmt.Errorf("%w: %w", ErrBatchTooLarge, err)

@@ -52,7 +52,7 @@ func (p *Partition) unlockAndFlush(ctx context.Context, end Offset) error {
 	}
 	p.mu.Unlock()
 	if lead {
-		p.flush(round)
+		p.topic.log.run(func() { p.flush(round) })
 	}
 	select {
 	case <-round.done:
@@ -104,10 +104,10 @@ func (p *Partition) flush(round *flushRound) {
 		p.flushing.running, p.flushing.next = round, nil
 	}
 	seg, end := p.active(), Offset(p.end.Load())
-	size, err := seg.size, p.failed
+	size, covered, err := seg.size, p.flushed, p.failed
 	p.mu.Unlock()
 
-	if err == nil {
+	if err == nil && covered < end {
 		err = seg.file.Sync(siteFlush)
 	}
 
@@ -118,7 +118,7 @@ func (p *Partition) flush(round *flushRound) {
 		// Some of what was written may be found after a restart all the same.
 		round.err = fmt.Errorf("%w: %w: %w", ErrPartitionFailed, ErrInDoubt, err)
 	} else {
-		p.flushed = end
+		p.flushed = max(p.flushed, end)
 		if seg == p.active() {
 			p.flushedSize = size
 		}
@@ -129,13 +129,14 @@ func (p *Partition) flush(round *flushRound) {
 	p.mu.Unlock()
 	close(round.done)
 	p.wake()
+	p.reportFailure()
 }
 
 // flushLater sees to it that what a FlushAsync partition has just written is
 // flushed: within FlushInterval, or at once if much has gathered. Called under
 // mu.
 func (p *Partition) flushLater() {
-	if p.active().size-p.flushedSize >= flushAt && p.flushing == (flushQueue{}) {
+	if p.unflushed() >= flushAt && p.flushing == (flushQueue{}) {
 		p.flushInBackground()
 		return
 	}

@@ -70,8 +70,13 @@ func open(fsys vfs.FS, dir string, opts *Options) (*Log, error) {
 	if err != nil {
 		return nil, err
 	}
+	// The host may change its working directory while the log is open.
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", dir, err)
+	}
 	l := &Log{
-		fs: fsys, dir: filepath.Clean(dir), opts: resolved,
+		fs: fsys, dir: abs, opts: resolved,
 		topics: make(map[string]*Topic), creating: make(map[string]chan struct{}),
 		closing: make(chan struct{}), closed: make(chan struct{}), broken: make(chan struct{}),
 	}
@@ -115,22 +120,23 @@ func (l *Log) load() error {
 	for _, t := range l.topics {
 		for _, p := range t.partitions {
 			if err := p.recover(points[p.name()]); err != nil {
-				return err
+				// The others go on. What was flushed of this one stays known.
+				p.damaged, p.flushed = err, points[p.name()]
+				l.opts.Logger.Error("partition cannot be opened", "topic", t.name, "partition", p.index, "err", err)
 			}
 		}
 	}
 	return nil
 }
 
-// makeDir makes a directory and its parents. Each is durable in its parent
-// before it is used.
+// makeDir makes a directory and its parents, where they are missing.
 func makeDir(fsys vfs.FS, dir string) error {
-	_, err := fsys.ReadDir(dir) // says why if it is a file, or forbidden
-	if !errors.Is(err, fs.ErrNotExist) {
-		return err
+	e, err := fsys.Stat(dir)
+	if err == nil && !e.Dir {
+		_, err = fsys.ReadDir(dir) // says that it is none
 	}
 	parent := filepath.Dir(dir)
-	if parent == dir {
+	if !errors.Is(err, fs.ErrNotExist) || parent == dir {
 		return err
 	}
 	if err := makeDir(fsys, parent); err != nil {
@@ -139,7 +145,22 @@ func makeDir(fsys vfs.FS, dir string) error {
 	if err := fsys.Mkdir(dir); err != nil && !errors.Is(err, fs.ErrExist) {
 		return diskError(err)
 	}
-	return fsys.SyncDir(siteLogParent, parent)
+	return nil
+}
+
+// syncParents makes the name of a new log's directory durable, and those that
+// lead to it: whoever made them may not have. It ends where we may not look.
+func syncParents(fsys vfs.FS, dir string) error {
+	for parent := filepath.Dir(dir); parent != dir; dir, parent = parent, filepath.Dir(parent) {
+		err := fsys.SyncDir(siteLogParent, parent)
+		if errors.Is(err, fs.ErrPermission) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // partitions iterates over all partitions, the metadata log's last. It is for
@@ -253,6 +274,8 @@ func (l *Log) createTopic(ctx context.Context, name string, cfg *TopicConfig) (*
 			return nil, err
 		}
 		return t, nil
+	case <-l.broken:
+		return nil, inDoubt(l.closedError())
 	case <-ctx.Done():
 		return nil, inDoubt(ctx.Err())
 	}
@@ -282,6 +305,7 @@ func (l *Log) reserveName(ctx context.Context, name string) error {
 		l.mu.Unlock()
 		select {
 		case <-underway:
+		case <-l.broken:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -349,11 +373,14 @@ func (l *Log) start(f func()) bool {
 	if l.stopped {
 		return false
 	}
-	l.tasks.Go(func() {
-		defer l.catch()
-		f()
-	})
+	l.tasks.Go(func() { l.run(f) })
 	return true
+}
+
+// run calls f, and keeps a panic of ours in it from the caller.
+func (l *Log) run(f func()) {
+	defer l.catch()
+	f()
 }
 
 // after runs f like start when d has passed, unless the log is closed by then.
@@ -361,18 +388,28 @@ func (l *Log) after(d time.Duration, f func()) *time.Timer {
 	return time.AfterFunc(d, func() { l.start(f) })
 }
 
-// catch, deferred at the top of each goroutine of ours, keeps a panic from the
-// host: the log fails instead.
+// catch, deferred around code of ours, keeps a panic in it from the host: the
+// log fails instead.
 func (l *Log) catch() {
-	r := recover()
-	if r == nil {
-		return
+	if r := recover(); r != nil {
+		l.breakDown(r)
 	}
+}
+
+// guard is catch for a function that returns an error.
+func (l *Log) guard(err *error) {
+	if r := recover(); r != nil {
+		l.breakDown(r)
+		*err = l.closedError()
+	}
+}
+
+func (l *Log) breakDown(r any) {
 	cause := fmt.Sprintf("panic: %v\n%s", r, debug.Stack())
 	if l.cause.CompareAndSwap(nil, &cause) {
-		l.opts.Logger.Error("log has failed", "cause", cause)
 		l.begin.Do(func() { close(l.closing) })
 		close(l.broken)
+		l.opts.Logger.Error("log has failed", "cause", cause)
 	}
 }
 
@@ -382,7 +419,15 @@ func (l *Log) catch() {
 // then. Nothing acknowledged is at risk.
 func (l *Log) Shutdown(ctx context.Context) error {
 	l.begin.Do(func() { close(l.closing) })
-	l.finish.Do(func() { go l.shutdown() })
+	l.finish.Do(func() {
+		go func() {
+			defer close(l.closed)
+			l.run(l.shutdown)
+			if l.cause.Load() != nil {
+				l.err = fmt.Errorf("close %s: %w", l.dir, errors.Join(l.closedError(), l.err))
+			}
+		}()
+	})
 	select {
 	case <-l.closed:
 		return l.err
@@ -407,7 +452,6 @@ func (l *Log) Close() error {
 // shutdown closes everything, in the order in which it depends on each other.
 // It runs once, on a goroutine that ends with the closing of closed.
 func (l *Log) shutdown() {
-	defer close(l.closed)
 	var errs []error
 	for p := range l.partitions() {
 		p.refuse()
@@ -435,9 +479,6 @@ func (l *Log) shutdown() {
 		errs = append(errs, p.closeFiles())
 	}
 	errs = append(errs, l.lock.Close())
-	if l.cause.Load() != nil {
-		errs = append(errs, l.closedError())
-	}
 	if err := errors.Join(errs...); err != nil {
 		l.err = fmt.Errorf("close %s: %w", l.dir, err)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -149,7 +150,7 @@ func TestConfigKeysRoundTrip(t *testing.T) {
 func TestTopicNames(t *testing.T) {
 	fsys, dir := testDir(t)
 	l := openAt(t, fsys, dir, nil)
-	for _, name := range []string{"", ".", "..", "a b", "a/b", "ä", "a\x00", strings.Repeat("x", 250)} {
+	for _, name := range []string{"", ".", "..", "a b", "a/b", "ä", "a\x00", strings.Repeat("x", 250), "__cluster_metadata", "__consumer_offsets"} {
 		_, err := l.CreateTopic(ctx, name, nil)
 		require.ErrorIs(t, err, ErrInvalidTopic, name)
 	}
@@ -257,6 +258,7 @@ func TestOpenSaysWhatIsInTheWay(t *testing.T) {
 
 	for content, want := range map[string]error{
 		"":                          ErrCorrupt,
+		"=x":                        ErrCorrupt,
 		"version=1\ncluster.id=x\n": ErrCorrupt,
 		"version=1\ncluster.id=x\ndirectory.id=y\n":                   errors.ErrUnsupported,
 		"version=1\ncluster.id=x\ndirectory.id=y\nriffle.format=99\n": errors.ErrUnsupported,
@@ -394,23 +396,112 @@ func TestShutdownLeavesAHangingDisk(t *testing.T) {
 	})
 }
 
-// TestPanicOfOursFailsTheLog makes a goroutine of the log panic: the host lives,
-// the log is closed with the cause, and nobody waits for ever.
+// TestPanicOfOursFailsTheLog makes code of the log panic, on a goroutine of its
+// own and on the caller's: the host lives, the log is closed with the cause, and
+// nobody waits for ever.
 func TestPanicOfOursFailsTheLog(t *testing.T) {
+	cancelable, cancel := context.WithCancel(ctx) // so that a goroutine of the log flushes
+	defer cancel()
+	for _, rule := range []errfs.Rule{{Site: siteFlush}, {Kind: errfs.Write}, {Site: siteRollSyncDir}, {Kind: errfs.Read}} {
+		for _, c := range []context.Context{cancelable, ctx} {
+			fsys := errfs.New(memfs.New())
+			l, err := open(fsys, "/data", nil)
+			require.NoError(t, err)
+			p := partOf(t, l, "topic", &TopicConfig{SegmentBytes: 1024})
+			appendValues(t, p, 0, 14) // the next one rolls
+			rule.Times, rule.Before = 1, func(errfs.Op) { panic("made by the test") }
+			fsys.Add(rule)
+			if rule.Kind == errfs.Read {
+				_, err = collect(p, Earliest)
+			} else {
+				_, err = p.Append(c, Record{})
+			}
+			requireAll(t, err, ErrClosed)
+			require.ErrorContains(t, err, "made by the test")
+			_, err = p.Append(ctx, Record{})
+			require.ErrorIs(t, err, ErrClosed)
+			_, err = l.CreateTopic(ctx, "other", nil)
+			require.ErrorIs(t, err, ErrClosed)
+			require.ErrorContains(t, l.Close(), "made by the test")
+		}
+	}
+}
+
+// TestPanicWhileCreatingOrClosing does the same to the creation of a topic and to
+// Close itself.
+func TestPanicWhileCreatingOrClosing(t *testing.T) {
+	panics := errfs.Rule{Site: siteFlush, Times: 1, Before: func(errfs.Op) { panic("made by the test") }}
+	fsys := errfs.New(memfs.New())
+	l, err := open(fsys, "/data", nil)
+	require.NoError(t, err)
+	fsys.Add(panics)
+	_, err = l.CreateTopic(ctx, "topic", nil)
+	requireAll(t, err, ErrClosed)
+	require.ErrorContains(t, l.Close(), "made by the test")
+
+	fsys = errfs.New(memfs.New())
+	l, err = open(fsys, "/data", nil)
+	require.NoError(t, err)
+	panics.Site = siteCheckpoint + ".flush"
+	fsys.Add(panics)
+	require.ErrorContains(t, l.Close(), "made by the test")
+}
+
+// TestLoggerMayUseTheLog gives the log a handler that appends to the partition
+// whose failure it hears of.
+func TestLoggerMayUseTheLog(t *testing.T) {
+	var p *Partition
+	heard := 0
+	handler := slog.NewTextHandler(writerFunc(func([]byte) {
+		heard++
+		_, err := p.Append(ctx, Record{})
+		requireAll(t, err, ErrPartitionFailed)
+	}), nil)
+	fsys := errfs.New(memfs.New())
+	l := openAt(t, fsys, "/data", &Options{Logger: slog.New(handler)})
+	p = partOf(t, l, "topic", nil)
+	fsys.FailSite(siteFlush, 1, nil)
+	_, err := p.Append(ctx, Record{})
+	requireAll(t, err, ErrPartitionFailed, ErrInDoubt)
+	require.Equal(t, 1, heard)
+}
+
+type writerFunc func([]byte)
+
+func (f writerFunc) Write(p []byte) (int, error) {
+	f(p)
+	return len(p), nil
+}
+
+// TestFirstAppendHonoursContext holds up the making of a partition's directory.
+func TestFirstAppendHonoursContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fsys := errfs.New(memfs.New())
-		l, err := open(fsys, "/data", nil)
-		require.NoError(t, err)
+		l := openAt(t, fsys, "/data", nil)
 		p := partOf(t, l, "topic", nil)
-		appendValues(t, p, 0, 1)
-		fsys.Add(errfs.Rule{Site: siteFlush, Times: 1, Before: func(errfs.Op) { panic("made by the test") }})
-		c, cancel := context.WithCancel(ctx) // so that a goroutine of the log flushes
+		_, release := fsys.Block(errfs.Rule{Site: sitePartitionParent})
+		c, cancel := context.WithTimeout(ctx, time.Second)
 		defer cancel()
-		_, err = p.Append(c, Record{})
-		requireAll(t, err, ErrClosed, ErrInDoubt)
-		require.ErrorContains(t, err, "made by the test")
-		_, err = p.Append(ctx, Record{})
-		require.ErrorIs(t, err, ErrClosed)
-		require.ErrorContains(t, l.Close(), "made by the test")
+		_, err := p.Append(c, Record{})
+		requireAll(t, err, context.DeadlineExceeded)
+		require.NotErrorIs(t, err, ErrInDoubt)
+		release()
+		appendValues(t, p, 0, 1)
 	})
+}
+
+// TestRelativeDirectory opens a log by a relative path and changes the working
+// directory while it is open.
+func TestRelativeDirectory(t *testing.T) {
+	here := t.TempDir()
+	t.Chdir(here)
+	l, err := Open("data", nil)
+	require.NoError(t, err)
+	t.Chdir(t.TempDir())
+	appendValues(t, partOf(t, l, "topic", nil), 0, 1)
+	require.NoError(t, l.Close())
+	l, err = Open(filepath.Join(here, "data"), nil)
+	require.NoError(t, err)
+	require.Equal(t, wantValues(0, 1), readValues(t, partOf(t, l, "topic", nil), Earliest))
+	require.NoError(t, l.Close())
 }

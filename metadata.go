@@ -87,8 +87,11 @@ func (l *Log) applyMetadata(v View) error {
 	if err == nil {
 		err = errors.Join(append(own.problems(), checkTopicName(r.Name))...)
 	}
+	if err == nil && l.topics[r.Name] != nil {
+		err = ErrTopicExists
+	}
 	if err != nil {
-		return fmt.Errorf("record %d: topic %q: %w", v.Offset(), r.Name, err)
+		return fmt.Errorf("record %d: topic %q: %w: %w", v.Offset(), r.Name, errors.ErrUnsupported, err)
 	}
 	l.topics[r.Name] = l.newTopic(r.Name, id, own)
 	return nil

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/rifflelog/riffle/internal/batch"
 	"github.com/rifflelog/riffle/internal/compress"
 )
 
@@ -130,8 +131,8 @@ const (
 	minSegmentBytes        = 1 << 10
 	// maxSegmentBytes is what Kafka's indexes can say of a place in a file.
 	maxSegmentBytes = math.MaxInt32
-	// maxMaxMessageBytes keeps every batch within what may be unflushed at all.
-	maxMaxMessageBytes = maxUnflushed
+	// maxMaxMessageBytes is also no more than may be unflushed at all.
+	maxMaxMessageBytes = batch.MaxSize
 	// maxPartitions bounds what one call may ask us to hold in memory: about
 	// 4 MB for a topic of as many.
 	maxPartitions = 10_000
@@ -311,8 +312,8 @@ func formatMillis(d time.Duration) string {
 
 func parseMillis(s string) (time.Duration, error) {
 	ms, err := strconv.ParseInt(s, 10, 64)
-	if err != nil {
-		return 0, err
+	if err != nil || ms < 0 {
+		return 0, fmt.Errorf("%q is no number of milliseconds", s)
 	}
 	if ms > int64(Forever/time.Millisecond) {
 		return Forever, nil

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
+	"math"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -13,7 +13,6 @@ import (
 	"github.com/rifflelog/riffle/internal/batch"
 	"github.com/rifflelog/riffle/internal/compress"
 	"github.com/rifflelog/riffle/internal/invariants"
-	"github.com/rifflelog/riffle/internal/vfs"
 )
 
 // Partition is one ordered log of records. Its methods are safe for concurrent
@@ -23,9 +22,9 @@ type Partition struct {
 	index int
 	dir   string
 
-	// making is held while the directory is made, by the first append, which
-	// flushes it. No other lock is held across a flush.
-	making sync.Mutex
+	// damaged is why the partition is read-only, nil if it is not. It is set when
+	// the log is opened. Where there are no segments then, nothing can be read.
+	damaged error
 	// segs is replaced as a whole, under mu. Nil until there is a file.
 	segs atomic.Pointer[segmentSet]
 
@@ -33,7 +32,7 @@ type Partition struct {
 	mu       sync.Mutex
 	closed   bool
 	failed   error // why the partition is offline; nil if it is not
-	damaged  error // why it is read-only; nil if it is not
+	reported bool  // failed has been logged
 	flushing flushQueue
 	// flushed says up to where the partition is on stable storage, flushedSize
 	// the same of the active segment: only that may have unflushed bytes.
@@ -106,12 +105,13 @@ func (p *Partition) Append(ctx context.Context, recs ...Record) (Offset, error) 
 	return at, nil
 }
 
-func (p *Partition) encodeAndAppend(ctx context.Context, recs []Record) (Offset, error) {
+func (p *Partition) encodeAndAppend(ctx context.Context, recs []Record) (at Offset, err error) {
 	if err := ctx.Err(); err != nil {
 		return NoOffset, err
 	}
+	defer p.topic.log.guard(&err)
 	e := encoders.Get().(*encoder)
-	defer encoders.Put(e)
+	defer e.release()
 	now := time.Now().UnixMilli()
 	b, err := e.encode(recs, p.topic.config(), now)
 	if err != nil {
@@ -140,145 +140,107 @@ var encoders = sync.Pool{New: func() any { return new(encoder) }}
 // maxPooled is the largest buffer that goes back to a pool.
 const maxPooled = 2 << 20
 
+// release gives e back, without a buffer that is too large to keep.
+func (e *encoder) release() {
+	if cap(e.buf) > maxPooled {
+		e.buf = nil
+	}
+	encoders.Put(e)
+}
+
 // encode returns recs as a batch, in memory that is valid until the next call.
 func (e *encoder) encode(recs []Record, cfg *TopicConfig, now int64) (batch.Batch, error) {
 	if len(recs) == 0 {
 		return nil, fmt.Errorf("%w: no records", ErrInvalidRecord)
 	}
-	if cap(e.buf) > maxPooled {
-		e.buf = nil
-	}
 	codec := cfg.Compression.codec()
-	// Of what is compressed, what it inflates to is limited first: a reader
-	// would refuse more.
-	limit := cfg.MaxMessageBytes
-	if codec != compress.None {
-		limit = batch.MaxInflated
-	}
+	most := int(min(int64(cfg.MaxMessageBytes), cfg.SegmentBytes))
 	e.b.Begin(e.buf[:0], codec, codec.DefaultLevel())
+	if codec == compress.None {
+		e.b.Limit(most)
+	}
 	for i := range recs {
 		ms, err := millis(recs[i].Timestamp, now)
 		if err == nil {
 			err = batch.Add(&e.b, ms, recs[i].Key, recs[i].Value, recs[i].Headers)
 		}
-		if err == nil && e.b.Len() > limit {
-			err = fmt.Errorf("%w: more than %d bytes", batch.ErrTooLarge, limit)
-		}
 		if err != nil {
-			return nil, fmt.Errorf("record %d: %w", i, encodeError(err, len(recs)))
+			alone := i == 0 || len(recs[i].Key)+len(recs[i].Value) > most
+			return nil, fmt.Errorf("record %d: %w", i, encodeError(err, alone))
 		}
 	}
-	var err error
-	if e.buf, err = e.b.Finish(batch.NoProducer); err != nil {
-		return nil, encodeError(err, len(recs))
+	b, err := e.b.Finish(batch.NoProducer)
+	if err == nil && len(b) > most {
+		err = fmt.Errorf("%w: %d bytes compressed, the topic takes %d", batch.ErrTooLarge, len(b), most)
 	}
-	if most := min(int64(cfg.MaxMessageBytes), cfg.SegmentBytes); int64(len(e.buf)) > most {
-		err = fmt.Errorf("%w: %d bytes encoded, the topic takes %d", batch.ErrTooLarge, len(e.buf), most)
-		return nil, encodeError(err, len(recs))
+	e.buf = b[:0]
+	if err != nil {
+		return nil, encodeError(err, len(recs) == 1)
 	}
-	b := batch.Batch(e.buf)
 	if cfg.TimestampType == LogAppendTime {
-		b.SetLogAppendTime(now)
+		batch.Batch(b).SetLogAppendTime(now)
 	}
 	return b, nil
 }
 
 // millis returns a record's timestamp as a batch has it.
 func millis(t time.Time, now int64) (int64, error) {
-	if t.IsZero() {
+	switch {
+	case t.IsZero():
 		return now, nil
+	case t.Unix() < 0:
+		return 0, fmt.Errorf("%w: timestamp %v is before 1970", batch.ErrInvalid, t)
+	case t.Unix() >= math.MaxInt64/1000:
+		return 0, fmt.Errorf("%w: timestamp %v does not fit", batch.ErrInvalid, t)
 	}
-	ms := t.UnixMilli()
-	if ms < 0 {
-		return 0, fmt.Errorf("%w: timestamp %v is before 1970", ErrInvalidRecord, t)
-	}
-	return ms, nil
+	return t.UnixMilli(), nil
 }
 
 // append assigns the next offsets to b, writes it, and returns when it is
 // committed. The order is the one that crash safety rests on: under
 // FlushBeforeAck a batch is durable first, then visible, then acknowledged.
 func (p *Partition) append(ctx context.Context, b batch.Batch, now int64) (Offset, error) {
-	if err := p.ensureFile(); err != nil {
-		return NoOffset, err
-	}
 	if err := p.lockWithRoom(ctx, b, now); err != nil {
 		return NoOffset, err
 	}
-	seg, base := p.active(), Offset(p.end.Load())
-	b.SetBaseOffset(int64(base))
-	b.SetLeaderEpoch(0)
-	if err := seg.append(b); err != nil {
-		err = p.writeFailed(err)
+	base, err := p.appendLocked(b)
+	if err != nil {
 		p.mu.Unlock()
-		p.wake() // loops at the end hear that nothing more will come
+		p.reportFailure()
 		return NoOffset, err
 	}
-	end, size := base+Offset(b.Count()), seg.size
-	p.end.Store(int64(end))
 	if p.topic.config().Flush == FlushAsync {
-		p.commit(end, seg, size)
-		p.flushLater()
 		p.mu.Unlock()
 		p.wake()
 		return base, nil
 	}
-	return base, p.unlockAndFlush(ctx, end)
+	return base, p.unlockAndFlush(ctx, base+Offset(b.Count()))
 }
 
-// The places at which the making of a partition's directory is made durable.
-const (
-	sitePartitionMetadata vfs.Site = "partition.metadata" // .flush and .syncdir
-	sitePartitionParent   vfs.Site = "partition.create.syncparent"
-)
-
-const partitionMetadataName = "partition.metadata"
-
-// ensureFile makes the partition's directory, if this is its first append.
-func (p *Partition) ensureFile() error {
-	if p.segs.Load() != nil {
-		return nil
+// appendLocked writes b to the active segment, and commits it if nothing need
+// be flushed for that. Called under mu, which it releases if it panics.
+func (p *Partition) appendLocked(b batch.Batch) (base Offset, err error) {
+	ok := false
+	defer func() {
+		if !ok {
+			p.mu.Unlock()
+		}
+	}()
+	seg, base := p.active(), Offset(p.end.Load())
+	b.SetBaseOffset(int64(base))
+	b.SetLeaderEpoch(0)
+	if err = seg.append(b); err != nil {
+		err = p.writeFailed(err)
+	} else {
+		end := base + Offset(b.Count())
+		p.end.Store(int64(end))
+		if p.topic.config().Flush == FlushAsync {
+			p.commit(end, seg, seg.size)
+			p.flushLater()
+		}
 	}
-	p.making.Lock()
-	defer p.making.Unlock()
-	if p.segs.Load() != nil {
-		return nil
-	}
-	p.mu.Lock()
-	err := p.writable()
-	p.mu.Unlock()
-	if err != nil {
-		return err
-	}
-	file, err := p.create()
-	if err != nil {
-		return diskError(fmt.Errorf("create partition directory: %w", err))
-	}
-	p.segs.Store(&segmentSet{list: []*segment{newSegment(0, file)}})
-	return nil
-}
-
-// create makes the directory and its files. Everything is durable before the
-// first batch is written: a batch that survives a power cut must not be found
-// in a directory that does not say whose it is. What an earlier, unfinished
-// attempt left is made anew.
-func (p *Partition) create() (vfs.File, error) {
-	fsys := p.topic.log.fs
-	if err := fsys.Mkdir(p.dir); err != nil && !errors.Is(err, fs.ErrExist) {
-		return nil, err
-	}
-	file, err := fsys.Create(p.path(logFileName(0)))
-	if err != nil {
-		return nil, err
-	}
-	err = vfs.WriteFileAtomic(fsys, sitePartitionMetadata, p.path(partitionMetadataName), formatPartitionMetadata(p.topic.id))
-	if err == nil {
-		err = fsys.SyncDir(sitePartitionParent, filepath.Dir(p.dir))
-	}
-	if err != nil {
-		return nil, errors.Join(err, file.Close())
-	}
-	return file, nil
+	ok = true
+	return base, err
 }
 
 // lockWithRoom locks p for an append of b, once the partition can take it: in a
@@ -291,14 +253,13 @@ func (p *Partition) lockWithRoom(ctx context.Context, b batch.Batch, now int64) 
 			p.mu.Unlock()
 			return err
 		}
-		active, end := p.active(), Offset(p.end.Load())
-		unflushed := active.size - p.flushedSize
+		end := Offset(p.end.Load())
 		switch {
-		case p.rolling != nil || active.shouldRoll(b, end, now, p.topic.config()):
+		case p.rolling != nil || p.segs.Load() == nil || p.active().shouldRoll(b, end, now, p.topic.config()):
 			if err := p.unlockAndRoll(ctx); err != nil {
 				return err
 			}
-		case unflushed == 0 || unflushed+int64(len(b)) <= maxUnflushed:
+		case p.unflushed() == 0 || p.unflushed()+int64(len(b)) <= maxUnflushed:
 			return nil
 		default:
 			// If the flush fails, writable says so: of this batch nothing is
@@ -310,6 +271,9 @@ func (p *Partition) lockWithRoom(ctx context.Context, b batch.Batch, now int64) 
 		}
 	}
 }
+
+// unflushed is how many bytes are written and not flushed. Called under mu.
+func (p *Partition) unflushed() int64 { return p.active().size - p.flushedSize }
 
 // active is the segment that is appended to. There must be one. Called under
 // mu, or by who knows that no other can come.
@@ -329,24 +293,37 @@ func (p *Partition) writable() error {
 }
 
 // writeFailed decides what a failed write means: a full disk heals, anything
-// else takes the partition offline. Called under mu.
+// else takes the partition offline, and leaves in doubt what is in the file.
+// Called under mu; reportFailure follows.
 func (p *Partition) writeFailed(err error) error {
 	full := diskError(err)
 	if errors.Is(full, ErrDiskFull) && !errors.Is(err, errUnsure) {
 		return full
 	}
 	p.fail(err)
-	return fmt.Errorf("%w: %w", ErrPartitionFailed, err)
+	return fmt.Errorf("%w: %w: %w", ErrPartitionFailed, ErrInDoubt, err)
 }
 
 // fail takes the partition offline: what is committed can be read, nothing is
-// appended or flushed any more. Called under mu.
+// appended or flushed any more. Called under mu; reportFailure follows when it
+// is released.
 func (p *Partition) fail(err error) {
-	if p.failed != nil {
-		return
+	if p.failed == nil {
+		p.failed = err
 	}
-	p.failed = err
-	p.topic.log.opts.Logger.Error("partition is offline", "topic", p.topic.name, "partition", p.index, "err", err)
+}
+
+// reportFailure logs that the partition is offline, once, and wakes the loops
+// that wait for more. The logger is the caller's code, so no lock is held.
+func (p *Partition) reportFailure() {
+	p.mu.Lock()
+	failed, first := p.failed, p.failed != nil && !p.reported
+	p.reported = p.failed != nil
+	p.mu.Unlock()
+	if first {
+		p.topic.log.opts.Logger.Error("partition is offline", "topic", p.topic.name, "partition", p.index, "err", failed)
+		p.wake()
+	}
 }
 
 // commit makes all before end readable, which is size bytes of seg. Called under mu; wake follows when it
@@ -386,8 +363,6 @@ func (p *Partition) bell() *bell {
 // refuse ends appending, for good. When it returns no file will be made either,
 // which matters to whoever opens the directory next.
 func (p *Partition) refuse() {
-	p.making.Lock()
-	defer p.making.Unlock()
 	p.mu.Lock()
 	p.closed = true
 	if p.timer != nil {
@@ -403,11 +378,25 @@ func (p *Partition) refuse() {
 	}
 }
 
-// flushRest flushes what is unflushed, after refuse. An offline partition has
-// said so to whoever appended.
+// flushRest waits for the flushes that are under way, after refuse, and flushes
+// what is unflushed. An offline partition has said so to whoever appended.
 func (p *Partition) flushRest() error {
+	if p.segs.Load() == nil {
+		return nil
+	}
 	p.mu.Lock()
-	if p.segs.Load() == nil || p.failed != nil {
+	for _, round := range []*flushRound{p.flushing.running, p.flushing.next} {
+		if round == nil {
+			continue
+		}
+		p.mu.Unlock()
+		select {
+		case <-round.done:
+		case <-p.topic.log.broken:
+		}
+		p.mu.Lock()
+	}
+	if p.failed != nil {
 		p.mu.Unlock()
 		return nil
 	}

@@ -180,6 +180,10 @@ func TestAppendRefuses(t *testing.T) {
 	}{
 		"no records":             {ctx, nil, ErrInvalidRecord},
 		"before 1970":            {ctx, []Record{{Timestamp: time.UnixMilli(-1)}}, ErrInvalidRecord},
+		"too far":                {ctx, []Record{{Timestamp: time.Unix(18446744073709556, 0)}}, ErrInvalidRecord},
+		"too many headers":       {ctx, []Record{{Headers: make([]Header, 1<<16+1)}}, ErrInvalidRecord},
+		"the second too large":   {ctx, []Record{{}, {Value: make([]byte, 1001)}}, ErrRecordTooLarge},
+		"the first too large":    {ctx, []Record{{Value: make([]byte, 1000)}, {}}, ErrRecordTooLarge},
 		"one record too large":   {ctx, []Record{{Value: make([]byte, 1000)}}, ErrRecordTooLarge},
 		"records too large":      {ctx, []Record{{Value: big}, {Value: big}}, ErrBatchTooLarge},
 		"header too large":       {ctx, []Record{{Headers: []Header{{string(big), big}}}}, ErrRecordTooLarge},
@@ -286,6 +290,31 @@ func TestIteratorsBeginAnew(t *testing.T) {
 		n++
 	}
 	require.Equal(t, 7, n)
+}
+
+// TestReadOfNothingHonoursContext shows that a loop at the end, with nothing to
+// read, still says that ctx has ended or the log is closed; and that the zero
+// View that comes with an error can be looked at.
+func TestReadOfNothingHonoursContext(t *testing.T) {
+	fsys, dir := testDir(t)
+	l, err := open(fsys, dir, nil)
+	require.NoError(t, err)
+	p := partOf(t, l, "topic", nil)
+	ended, cancel := context.WithCancel(ctx)
+	cancel()
+	loop := func(c context.Context, want error) {
+		n := 0
+		for v, err := range p.Views(c, Earliest, nil) {
+			require.ErrorIs(t, err, want)
+			require.Nil(t, v.Key())
+			require.Zero(t, v.Clone())
+			n++
+		}
+		require.Equal(t, 1, n)
+	}
+	loop(ended, context.Canceled)
+	require.NoError(t, l.Close())
+	loop(ctx, ErrClosed)
 }
 
 // TestReadEndsWithContext ends ctx inside a loop.

@@ -38,7 +38,8 @@ func (p *Partition) Records(ctx context.Context, from Offset, opts *ReadOptions)
 
 // Follow is like Records, but waits for more records at the readable end, until
 // ctx ends or opts.Until is reached. A record is seen as soon as it is
-// committed. It also ends if no more can come: ErrPartitionFailed.
+// committed. It also ends if no more can come: ErrPartitionFailed,
+// ErrReadOnly.
 func (p *Partition) Follow(ctx context.Context, from Offset, opts *ReadOptions) iter.Seq2[Record, error] {
 	return p.owned(ctx, from, opts, true)
 }
@@ -88,6 +89,12 @@ func (p *Partition) lent(ctx context.Context, from Offset, opts *ReadOptions, fo
 // false. Its error, if any, is for the caller of the loop.
 func (p *Partition) read(ctx context.Context, from Offset, opts *ReadOptions, follow bool, body func(*reader) bool) error {
 	next, until, err := p.resolve(from, opts, follow)
+	if err == nil {
+		err = p.alive(ctx)
+	}
+	if err == nil && p.damaged != nil && p.segs.Load() == nil {
+		err = fmt.Errorf("%w: %w", ErrReadOnly, p.damaged)
+	}
 	if err != nil {
 		return p.error("read", err)
 	}
@@ -175,8 +182,11 @@ func (p *Partition) waitFor(ctx context.Context, next Offset) error {
 	p.mu.Lock()
 	failed := p.failed
 	p.mu.Unlock()
-	if failed != nil {
+	switch {
+	case failed != nil:
 		return fmt.Errorf("%w: %w", ErrPartitionFailed, failed)
+	case p.damaged != nil:
+		return fmt.Errorf("%w: %w", ErrReadOnly, p.damaged)
 	}
 	select {
 	case <-b.rung:
@@ -218,7 +228,8 @@ func (r *reader) release() {
 
 // load goes to the batch that has offset next, or to the first one after it. It
 // returns false if none is committed.
-func (r *reader) load() (bool, error) {
+func (r *reader) load() (found bool, err error) {
+	defer r.p.topic.log.guard(&err)
 	// The high watermark first: its bytes are there by the time it can be seen.
 	hw := Offset(r.p.highWatermark.Load())
 	if r.next >= hw {
@@ -247,7 +258,11 @@ func (r *reader) load() (bool, error) {
 			err = fmt.Errorf("%w: batch has base offset %d, want %d", batch.ErrCorrupt, b.BaseOffset(), r.expect)
 		}
 		if err != nil {
-			return false, r.damage(r.pos, r.expect, err)
+			err = r.damage(r.pos, r.expect, err)
+			if r.leap(err) {
+				continue
+			}
+			return false, err
 		}
 		if Offset(b.LastOffset()) < r.next {
 			r.pass(b)
@@ -270,6 +285,20 @@ func (r *reader) load() (bool, error) {
 func (r *reader) enter(seg *segment, at position) {
 	r.seg, r.pos, r.expect = seg, at.pos, at.base
 	r.win.reset(seg.file, seg.committed.Load())
+}
+
+// leap goes over damage, if the record to come is behind it.
+func (r *reader) leap(err error) bool {
+	var e *CorruptError
+	if !errors.As(err, &e) || e.Next == NoOffset || r.next < e.Next {
+		return false
+	}
+	if seg := r.p.segs.Load().find(e.Next); seg != r.seg {
+		r.enter(seg, position{base: seg.base})
+	} else {
+		r.pos, r.expect = e.nextPos, e.Next
+	}
+	return true
 }
 
 // pass goes behind b.
@@ -322,11 +351,11 @@ func (r *reader) damage(pos int64, base Offset, err error) error {
 		return err
 	}
 	e := &CorruptError{File: r.seg.file.Name(), Pos: pos, Offset: base, Next: NoOffset, Err: err}
-	_, next, ferr := findBatch(r.seg.file, pos+1, r.win.limit, base+1)
+	at, next, ferr := findBatch(r.seg.file, pos+1, r.win.limit, base+1)
 	if ferr != nil {
 		e.Err = errors.Join(err, ferr)
 	} else {
-		e.Next = next
+		e.Next, e.nextPos = next, at
 	}
 	if after := r.p.segs.Load().after(r.seg); e.Next == NoOffset && after != nil {
 		e.Next = after.base

@@ -69,9 +69,24 @@ func (tp TopicPartition) String() string { return fmt.Sprintf("%s-%d", tp.Topic,
 // View is a record that is lent: it, and all memory that its methods return, is
 // valid until the loop body that got it ends. [View.Clone] keeps it. A View is
 // for one goroutine at a time.
+// The zero View, which comes with an error, is an empty record.
 type View struct{ r *reader }
 
-func (v View) rec() *batch.Record { return &v.r.records.Record }
+// noReader is behind the zero View.
+var noReader = func() *reader {
+	r := &reader{p: &Partition{topic: new(Topic)}}
+	r.records.Record.Timestamp = batch.NoTimestamp
+	return r
+}()
+
+func (v View) reader() *reader {
+	if v.r == nil {
+		return noReader
+	}
+	return v.r
+}
+
+func (v View) rec() *batch.Record { return &v.reader().records.Record }
 
 // Offset is the record's offset.
 func (v View) Offset() Offset { return Offset(v.rec().Offset) }
@@ -122,13 +137,13 @@ type arena struct {
 
 // record copies the record that v shows.
 func (a *arena) record(v View) Record {
-	r := v.rec()
+	from, r := v.reader(), v.rec()
 	a.reserve(len(r.Key) + len(r.Value))
 	rec := Record{
-		Topic:       v.r.p.topic.name,
-		Partition:   v.r.p.index,
+		Topic:       from.p.topic.name,
+		Partition:   from.p.index,
 		Offset:      Offset(r.Offset),
-		LeaderEpoch: v.r.epoch,
+		LeaderEpoch: from.epoch,
 		Timestamp:   timeOf(r.Timestamp),
 		Key:         a.clone(r.Key),
 		Value:       a.clone(r.Value),
@@ -153,8 +168,11 @@ func (a *arena) reserve(n int) {
 // clone copies p, for which there is room, and keeps nil nil and empty empty.
 // The copy's capacity ends with it, so that appending to it harms no other.
 func (a *arena) clone(p []byte) []byte {
-	if len(p) == 0 {
-		return p[:0:0] // nil stays nil
+	switch {
+	case p == nil:
+		return nil
+	case len(p) == 0:
+		return []byte{} // a part of p would keep all of its memory
 	}
 	n := copy(a.free, p)
 	out := a.free[:n:n]

@@ -53,6 +53,7 @@ type scan struct {
 // appends. Each step may be repeated: a crash in the midst of them changes
 // nothing.
 func (p *Partition) recover(point Offset) (err error) {
+	fsys := p.topic.log.fs
 	s := &scan{point: point}
 	defer func() {
 		if err == nil {
@@ -72,18 +73,20 @@ func (p *Partition) recover(point Offset) (err error) {
 			return err
 		}
 	}
-	if err := p.checkID(s); err != nil {
-		return err
+	if s.fileSize > 0 || len(s.segments) > 1 {
+		// All was durable before the first batch was written.
+		if err := p.checkID(); !fsys.Check(siteRecoveryID, err == nil) {
+			return err
+		}
 	}
+	p.reportCut(s)
 	if s.damaged == nil && s.end == 0 {
 		// Nothing in it was ever acknowledged, and the directory may be half
 		// made: the first append makes it anew.
 		return s.seg.file.Close()
 	}
-	if s.damaged == nil {
-		if err := p.repair(s); err != nil {
-			return err
-		}
+	if err := p.repair(s); err != nil {
+		return err
 	}
 	p.flushed, p.flushedSize = s.end, s.seg.size
 	p.damaged = s.damaged
@@ -180,12 +183,15 @@ func (p *Partition) judge(s *scan, cause error) (done bool, err error) {
 		return true, err
 	}
 	flushed := !s.last || s.end < s.point
-	if !flushed && at >= 0 {
-		end, err := chainEnd(seg.file, at, s.fileSize)
+	for from, next := at, base; !flushed && from >= 0; {
+		end, after, err := chainEnd(seg.file, from, s.fileSize)
 		if err != nil {
 			return true, err
 		}
 		flushed = end > seg.size+maxUnflushed
+		if from, next, err = findBatch(seg.file, end+1, s.fileSize, max(next, after)); err != nil {
+			return true, err
+		}
 	}
 	if s.damaged == nil && p.topic.log.fs.Check(siteRecoveryDamage, !flushed) {
 		s.torn = true
@@ -217,31 +223,29 @@ func (p *Partition) damage(s *scan, pos int64, next Offset, cause error) {
 		"topic", p.topic.name, "partition", p.index, "err", s.damaged)
 }
 
-// chainEnd returns where the batches that go on from the one at pos end.
-func chainEnd(file vfs.File, pos, limit int64) (int64, error) {
+// chainEnd returns where the batches that go on from the one at pos end, and the
+// offset after them.
+func chainEnd(file vfs.File, pos, limit int64) (end int64, next Offset, err error) {
 	var w window
 	w.reset(file, limit)
-	for next := int64(-1); ; {
+	for next = NoOffset; ; {
 		b, err := w.batch(pos)
 		if errors.Is(err, io.EOF) {
-			return pos, nil
+			return pos, next, nil
 		}
 		if err == nil {
 			err = b.Check()
 		}
-		if err != nil || next >= 0 && b.BaseOffset() != next {
-			return pos, unlessDamage(err)
+		if err != nil || next != NoOffset && Offset(b.BaseOffset()) != next {
+			return pos, next, unlessDamage(err)
 		}
-		pos, next = pos+int64(len(b)), b.NextOffset()
+		pos, next = pos+int64(len(b)), Offset(b.NextOffset())
 	}
 }
 
-// checkID compares the directory's partition.metadata with the topic. A
-// directory without batches may be one whose making was not finished.
-func (p *Partition) checkID(s *scan) error {
-	if s.end == 0 {
-		return nil
-	}
+// checkID compares the directory's partition.metadata with the topic. The error
+// is a *CorruptError, or says that the file could not be read.
+func (p *Partition) checkID() error {
 	name := p.path(partitionMetadataName)
 	data, err := vfs.ReadFile(p.topic.log.fs, name, maxSideFile)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -253,18 +257,25 @@ func (p *Partition) checkID(s *scan) error {
 			err = fmt.Errorf("topic id is %s, want %s", formatID(id), formatID(p.topic.id))
 		}
 	}
-	if !p.topic.log.fs.Check(siteRecoveryID, err == nil) {
-		s.damaged = &CorruptError{File: name, Offset: NoOffset, Next: NoOffset, Err: err}
+	if err != nil {
+		return &CorruptError{File: name, Offset: NoOffset, Next: NoOffset, Err: err}
 	}
 	return nil
 }
 
-// repair makes what was scanned durable. All but the last segment is.
+// reportCut says what of an unfinished append is cut.
+func (p *Partition) reportCut(s *scan) {
+	if s.torn {
+		p.topic.log.opts.Logger.Error("an unfinished append is cut",
+			"topic", p.topic.name, "partition", p.index, "offset", s.end, "bytes", s.fileSize-s.seg.size)
+	}
+}
+
+// repair makes what was scanned durable. All but the last segment is. Of a
+// damaged one nothing is cut.
 func (p *Partition) repair(s *scan) error {
 	seg := s.seg
 	if s.torn {
-		p.topic.log.opts.Logger.Warn("cut an unfinished append",
-			"topic", p.topic.name, "partition", p.index, "offset", s.end, "bytes", s.fileSize-seg.size)
 		if err := seg.file.Truncate(seg.size); err != nil {
 			return err
 		}

@@ -1,8 +1,11 @@
 package riffle
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -10,6 +13,7 @@ import (
 
 	"github.com/rifflelog/riffle/internal/batch"
 	"github.com/rifflelog/riffle/internal/vfs"
+	"github.com/rifflelog/riffle/internal/vfs/errfs"
 	"github.com/rifflelog/riffle/internal/vfs/memfs"
 )
 
@@ -210,8 +214,9 @@ func TestDamageWhileOpen(t *testing.T) {
 	require.ErrorAs(t, err, &ce)
 	require.Equal(t, Offset(3), ce.Next)
 	appendValues(t, p, 6, 8)
-	_, err = collect(p, 3)
-	require.ErrorIs(t, err, ErrCorrupt, "the way there leads through the damage, without an index entry behind it")
+	require.Equal(t, wantValues(3, 8), readValues(t, p, ce.Next))
+	_, err = collect(p, 2)
+	require.ErrorIs(t, err, ErrCorrupt)
 }
 
 // TestFileCutUnderAReader shortens the file of an open log: an error, no crash.
@@ -227,17 +232,110 @@ func TestFileCutUnderAReader(t *testing.T) {
 	require.Equal(t, NoOffset, ce.Next)
 }
 
-// TestMissingFileOfFlushedRecords removes the file of a partition that had
-// records: Open says so and does not begin anew.
-func TestMissingFileOfFlushedRecords(t *testing.T) {
+// TestUnreadablePartition takes away a partition's file, or its permission to be
+// opened, or puts another topic's directory in its place: nothing of it can be
+// read or appended, the error says why, also at the next opening, nothing in it
+// changes, and other partitions go on.
+func TestUnreadablePartition(t *testing.T) {
+	for name, spoil := range map[string]func(fsys *errfs.FS, file string) error{
+		"missing": func(fsys *errfs.FS, file string) error { return fsys.Remove(file) },
+		"forbidden": func(fsys *errfs.FS, file string) error {
+			fsys.Add(errfs.Rule{Kind: errfs.OpenWrite, Name: file, Err: fs.ErrPermission})
+			return nil
+		},
+		"of another topic": func(fsys *errfs.FS, file string) error {
+			return vfs.WriteFileAtomic(fsys, "", filepath.Join(filepath.Dir(file), partitionMetadataName), formatPartitionMetadata(newID()))
+		},
+	} {
+		inner, dir, file := closedLog(t, 3, nil)
+		fsys := errfs.New(inner)
+		require.NoError(t, spoil(fsys, file))
+		for range 2 {
+			l, err := open(fsys, dir, nil)
+			require.NoError(t, err, name)
+			p := partOf(t, l, "topic", nil)
+			_, err = collect(p, Earliest)
+			requireAll(t, err, ErrReadOnly)
+			_, err = p.Append(ctx, Record{})
+			requireAll(t, err, ErrReadOnly)
+			if name == "forbidden" {
+				requireAll(t, err, fs.ErrPermission)
+			} else {
+				requireAll(t, err, ErrCorrupt)
+			}
+			other := partOf(t, l, "other", nil)
+			_, err = other.Append(ctx, Record{})
+			require.NoError(t, err)
+			require.NoError(t, l.Close())
+		}
+		if name != "missing" {
+			require.EqualValues(t, 3*batchSize, fileSize(t, inner, file))
+		}
+	}
+}
+
+// TestFirstAppendFindsAnotherTopicsDirectory makes the directory that a new
+// partition needs another topic's, as on a file system that folds case: it is
+// left as it is.
+func TestFirstAppendFindsAnotherTopicsDirectory(t *testing.T) {
+	fsys, dir := testDir(t)
+	l := openAt(t, fsys, dir, nil)
+	p := partOf(t, l, "topic", nil)
+	require.NoError(t, fsys.Mkdir(p.dir))
+	require.NoError(t, vfs.WriteFileAtomic(fsys, "", p.path(partitionMetadataName), formatPartitionMetadata(newID())))
+	require.NoError(t, vfs.WriteFileAtomic(fsys, "", p.path(logFileName(0)), []byte("theirs")))
+	_, err := p.Append(ctx, Record{})
+	requireAll(t, err, ErrCorrupt)
+	require.EqualValues(t, len("theirs"), fileSize(t, fsys, p.path(logFileName(0))))
+}
+
+// TestSeveralDamagesFarFromTheEnd damages two batches of a killed process, the
+// second near the first: what goes on behind both shows that they had been
+// flushed.
+func TestSeveralDamagesFarFromTheEnd(t *testing.T) {
+	fsys, dir := memfs.New(), "/data"
+	l, err := open(fsys, dir, nil)
+	require.NoError(t, err)
+	cfg := &TopicConfig{Flush: FlushAsync, MaxMessageBytes: 16 << 20}
+	p := partOf(t, l, "topic", cfg)
+	big := make([]byte, 8<<20)
+	for range 12 {
+		_, err := p.Append(ctx, Record{Value: big})
+		require.NoError(t, err)
+	}
+	one := p.active().size / 12
+	require.NoError(t, l.Close())
+	require.NoError(t, fsys.Remove(dir+"/"+checkpointName))
+	edit(t, fsys, p.path(logFileName(0)), func(f vfs.File, _ int64) error {
+		_, err := f.WriteAt([]byte{1}, 100)
+		_, err2 := f.WriteAt([]byte{1}, 2*one+100)
+		return errors.Join(err, err2)
+	})
+	p = partOf(t, openAt(t, fsys, dir, nil), "topic", cfg)
+	_, err = p.Append(ctx, Record{})
+	require.ErrorIs(t, err, ErrReadOnly)
+	require.Equal(t, Offset(12), p.Bounds().End)
+	require.Len(t, readValues(t, p, 3), 9)
+}
+
+// TestFollowOfADamagedPartitionEnds shows that nobody waits for records that
+// cannot come.
+func TestFollowOfADamagedPartitionEnds(t *testing.T) {
 	fsys, dir, file := closedLog(t, 3, nil)
-	require.NoError(t, fsys.Remove(file))
-	_, err := open(fsys, dir, nil)
-	var ce *CorruptError
-	require.ErrorAs(t, err, &ce)
-	require.Equal(t, file, ce.File)
-	var pe *PartitionError
-	require.ErrorAs(t, err, &pe)
+	edit(t, fsys, file, func(f vfs.File, _ int64) error {
+		_, err := f.WriteAt([]byte{0xff}, batch.HeaderSize+6)
+		return err
+	})
+	p := partOf(t, openAt(t, fsys, dir, nil), "topic", nil)
+	var got []string
+	for r, err := range p.Follow(ctx, 1, nil) {
+		if err != nil {
+			require.ErrorIs(t, err, ErrReadOnly)
+			break
+		}
+		got = append(got, string(r.Value))
+	}
+	require.Equal(t, wantValues(1, 3), got)
 }
 
 // TestDamagedMetadataFailsOpen spoils the metadata log: no topic is forgotten

@@ -86,6 +86,9 @@ func (l *Log) loadMetaProperties() error {
 		// It is made before anything else, so it was lost.
 		return &CorruptError{File: name, Offset: NoOffset, Next: NoOffset, Err: errors.Join(fs.ErrNotExist, err)}
 	}
+	if err := syncParents(l.fs, l.dir); err != nil {
+		return err
+	}
 	var b bytes.Buffer
 	for _, kv := range [][2]string{
 		{"version", "1"}, // Kafka's, of this file
@@ -104,7 +107,7 @@ func (l *Log) loadMetaProperties() error {
 func checkMetaProperties(name string, data []byte) error {
 	props := make(map[string]string)
 	for line := range strings.Lines(string(data)) {
-		if k, v, ok := strings.Cut(strings.TrimSpace(line), "="); ok && k[0] != '#' {
+		if k, v, ok := strings.Cut(strings.TrimSpace(line), "="); ok {
 			props[k] = v
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"iter"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -68,9 +69,15 @@ func (t *Topic) Partitions() iter.Seq[*Partition] {
 	}
 }
 
-// checkTopicName returns ErrInvalidTopic for a name that Kafka does not allow.
+// reservedTopics are names of Kafka's that stand for what is the log's own.
+var reservedTopics = []string{metadataTopic, "__consumer_offsets", "__transaction_state"}
+
+// checkTopicName returns ErrInvalidTopic for a name that Kafka does not allow,
+// or that is the log's own.
 func checkTopicName(name string) error {
 	switch {
+	case slices.Contains(reservedTopics, name):
+		return fmt.Errorf("%w: %q is reserved", ErrInvalidTopic, name)
 	case name == "" || name == "." || name == "..":
 		return fmt.Errorf("%w: %q", ErrInvalidTopic, name)
 	case len(name) > maxTopicName:

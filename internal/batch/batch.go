@@ -64,12 +64,15 @@ const (
 	// MaxSize is the largest batch, in bytes: what a reader must be ready to
 	// hold in memory at once. Kafka's own bound is the int32 of the length
 	// field; max.message.bytes is 1 MiB there and here.
-	MaxSize = 1 << 30
+	MaxSize = 64 << 20
 	// MaxInflated is the most that the records of one compressed batch may
 	// inflate to, in bytes. It is 128 times Kafka's default max.message.bytes,
 	// far above what producers put into a batch (Kafka's batch.size is 16 KiB),
 	// and what a batch made to be a bomb can cost a host at most.
 	MaxInflated = 128 << 20
+	// MaxHeaders is the most headers that one record may have. Each takes two
+	// bytes in a batch at least, and twenty times that in memory.
+	MaxHeaders = 1 << 16
 	// minRecordSize is the smallest record with its length: six varints of one
 	// byte and the attributes. It bounds how many records bytes can hold.
 	minRecordSize = 7

@@ -305,18 +305,26 @@ func TestBuilderAppendsToTheCallersBuffer(t *testing.T) {
 // TestBuilderRefusesWhatDoesNotFit adds a record that would pass MaxSize: it is
 // refused before any of its bytes are copied, and the batch goes on without it.
 func TestBuilderRefusesWhatDoesNotFit(t *testing.T) {
-	huge := make([]byte, MaxSize) // never touched: no memory stands behind it
+	huge := make([]byte, MaxInflated) // never touched: no memory stands behind it
 	var b Builder
 	b.Begin(nil, compress.None, 0)
 	require.NoError(t, Add(&b, 1, nil, []byte("a"), []header(nil)))
 	require.ErrorIs(t, Add(&b, 1, huge, nil, []header(nil)), ErrTooLarge)
 	require.ErrorIs(t, Add(&b, 1, nil, huge, []header(nil)), ErrTooLarge)
 	require.ErrorIs(t, Add(&b, 1, nil, nil, []header{{"", huge}, {"", huge}}), ErrTooLarge)
+	require.ErrorIs(t, Add(&b, 1, nil, nil, make([]header, MaxHeaders+1)), ErrInvalid)
+	require.NoError(t, Add(&b, 1, nil, nil, make([]header, MaxHeaders)))
+	size := b.Len()
+	b.Limit(size + 7)
+	require.ErrorIs(t, Add(&b, 1, nil, []byte("a"), []header(nil)), ErrTooLarge)
+	require.Equal(t, size, b.Len())
+	require.NoError(t, Add(&b, 1, nil, nil, []header(nil)), "just fits")
 	out, err := b.Finish(NoProducer)
 	require.NoError(t, err)
 	recs, err := decode(out)
 	require.NoError(t, err)
-	require.Len(t, recs, 1)
+	require.Len(t, recs, 3)
+	require.Len(t, recs[1].Headers, MaxHeaders)
 }
 
 // TestGoldenBatches reads batches that an earlier version wrote, one a codec:

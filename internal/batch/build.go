@@ -40,6 +40,7 @@ type Builder struct {
 	start int
 	codec compress.Codec
 	level int
+	limit int // of Len
 
 	count   int32
 	baseTs  int64
@@ -54,8 +55,17 @@ func (b *Builder) Begin(dst []byte, codec compress.Codec, level int) {
 	b.start = len(dst)
 	b.buf = slices.Grow(dst, HeaderSize)[:len(dst)+HeaderSize]
 	b.codec, b.level = codec, level
+	b.limit = MaxSize
+	if codec != compress.None {
+		b.limit = HeaderSize + MaxInflated
+	}
 	b.count, b.baseTs, b.maxTs = 0, NoTimestamp, NoTimestamp
 }
+
+// Limit makes Add refuse what would take the batch beyond n bytes, before
+// compression. It may be called after Begin, and lowers the limit only: a batch
+// has at most MaxSize bytes, and its records inflate to at most MaxInflated.
+func (b *Builder) Limit(n int) { b.limit = min(b.limit, n) }
 
 // Len is the size of the batch so far, in bytes, before compression.
 func (b *Builder) Len() int { return len(b.buf) - b.start }
@@ -65,7 +75,8 @@ func (b *Builder) Count() int { return int(b.count) }
 
 // Add appends a record to the batch that b builds. The timestamp is in
 // milliseconds; a nil key or value is null, an empty one is not. On
-// ErrTooLarge, when the batch would pass MaxSize, nothing is added.
+// ErrTooLarge, when the batch would pass its limit, nothing is added or
+// allocated; ErrInvalid says that there are more than MaxHeaders headers.
 func Add[H HeaderField](b *Builder, timestamp int64, key, value []byte, headers []H) error {
 	size, err := headersSize(headers)
 	if err != nil {
@@ -89,6 +100,9 @@ func Add[H HeaderField](b *Builder, timestamp int64, key, value []byte, headers 
 
 // headersSize returns the encoded size of headers, without their count.
 func headersSize[H HeaderField](headers []H) (int, error) {
+	if len(headers) > MaxHeaders {
+		return 0, fmt.Errorf("%w: %d headers, at most %d", ErrInvalid, len(headers), MaxHeaders)
+	}
 	var size int64
 	for _, h := range headers {
 		f := struct {
@@ -97,7 +111,7 @@ func headersSize[H HeaderField](headers []H) (int, error) {
 		}(h)
 		size += int64(varintLen(int64(len(f.Key))) + len(f.Key) + bytesLen(f.Value))
 	}
-	if size > MaxSize {
+	if size > MaxInflated {
 		return 0, fmt.Errorf("%w: headers of %d bytes", ErrTooLarge, size)
 	}
 	return int(size), nil
@@ -114,8 +128,8 @@ func (b *Builder) add(ts int64, key, value []byte, headers, size int) (at int, e
 	body := 1 + varintLen(tsDelta) + varintLen(offsetDelta) +
 		bytesLen(key) + bytesLen(value) + varintLen(int64(headers)) + size
 	total := varintLen(int64(body)) + body
-	if b.Len()+total > MaxSize || b.count == math.MaxInt32 {
-		return 0, fmt.Errorf("%w: a record of %d bytes after %d", ErrTooLarge, total, b.Len())
+	if b.Len()+total > b.limit || b.count == math.MaxInt32 {
+		return 0, fmt.Errorf("%w: a record of %d bytes after %d, of at most %d", ErrTooLarge, total, b.Len(), b.limit)
 	}
 
 	at = len(b.buf)

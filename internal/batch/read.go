@@ -194,7 +194,7 @@ func parse(data []byte, rec *Record) (tsDelta, offsetDelta int64, size int) {
 	}
 	p = p[n:]
 	headers, n := varint32(p)
-	if n == 0 || headers < 0 {
+	if n == 0 || headers < 0 || headers > MaxHeaders {
 		return 0, 0, 0
 	}
 	p = p[n:]

@@ -86,6 +86,9 @@ func (r *Repo) visit(tree fs.FS, name string, d fs.DirEntry, err error) error {
 	if err != nil {
 		return err
 	}
+	if name == ".git" && !d.IsDir() {
+		return nil // a linked work tree's
+	}
 	if d.IsDir() {
 		if slices.Contains([]string{".git", ".cache", "bin"}, name) || d.Name() == "target" {
 			return fs.SkipDir

@@ -1,0 +1,94 @@
+package riffle
+
+import (
+	"testing"
+
+	"github.com/rifflelog/riffle/internal/batch"
+	"github.com/rifflelog/riffle/internal/vfs"
+	"github.com/rifflelog/riffle/internal/vfs/memfs"
+)
+
+// FuzzSideFiles gives any bytes to the parsers of the small files and of the
+// metadata's records. Stated properties: nothing panics; what is accepted prints
+// as something that is accepted again and means the same.
+func FuzzSideFiles(f *testing.F) {
+	f.Add([]byte("version=1\ncluster.id=x\ndirectory.id=y\nriffle.format=1\n"))
+	f.Add(formatPartitionMetadata(metadataTopicID))
+	f.Add(checkpoint{{"a", 0}: 1}.format())
+	f.Add([]byte(`{"name":"x","id":"AAAAAAAAAAAAAAAAAAAAAQ","partitions":1,"config":{"flush.ms":"5"}}`))
+	f.Add([]byte("=x"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		_ = checkMetaProperties("name", data)
+		if id, err := parsePartitionMetadata(data); err == nil {
+			if again, err := parsePartitionMetadata(formatPartitionMetadata(id)); err != nil || again != id {
+				t.Fatalf("%q: %v", data, err)
+			}
+		}
+		if c, err := parseCheckpoint(data); err == nil {
+			again, err := parseCheckpoint(c.format())
+			if err != nil || len(again) != len(c) {
+				t.Fatalf("%q: %v", data, err)
+			}
+		}
+		l := &Log{dir: "/", topics: map[string]*Topic{}, opts: Options{Defaults: builtin()}}
+		r := &reader{p: &Partition{topic: new(Topic)}}
+		r.records.Record = batch.Record{Key: []byte(kindTopic), Value: data}
+		if l.applyMetadata(View{r}) == nil {
+			for name, top := range l.topics {
+				if checkTopicName(name) != nil || top.NumPartitions() < 1 || len(top.effective.problems()) > 0 {
+					t.Fatalf("%q: topic %q with %d partitions", data, name, top.NumPartitions())
+				}
+			}
+		}
+	})
+}
+
+// FuzzOpen puts any bytes into a partition's file, after some batches. Stated
+// properties: opening neither fails nor panics; every batch before the bytes is
+// there; reading ends, with the end or with ErrCorrupt; then the log takes
+// appends or says that it is read-only.
+func FuzzOpen(f *testing.F) {
+	disk := memfs.New()
+	l, err := open(disk, "/data", nil)
+	if err != nil {
+		f.Fatal(err)
+	}
+	p := partOf(f, l, "topic", nil)
+	appendValues(f, p, 0, 3)
+	name := p.path(logFileName(0))
+	if err := l.Close(); err != nil {
+		f.Fatal(err)
+	}
+	whole, err := vfs.ReadFile(disk, name, 1<<20)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(whole)
+	f.Add(make([]byte, 200))
+	f.Fuzz(func(t *testing.T, tail []byte) {
+		fsys := disk.CrashClone(0)
+		file, err := fsys.OpenWrite(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := file.WriteAt(tail, int64(len(whole))); err != nil {
+			t.Fatal(err)
+		}
+		if err := file.Close(); err != nil {
+			t.Fatal(err)
+		}
+		l, err := open(fsys, "/data", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		p := partOf(t, l, "topic", nil)
+		values, err := collect(p, Earliest)
+		if len(values) < 3 || values[2] != "v2" {
+			t.Fatalf("%d records, %v", len(values), err)
+		}
+		if _, aerr := p.Append(ctx, Record{}); aerr == nil && err != nil {
+			t.Fatalf("appended behind %v", err)
+		}
+	})
+}
