@@ -418,6 +418,9 @@ func (p *Partition) flushedEnd() Offset {
 func (p *Partition) closeFiles() error {
 	var errs []error
 	if segs := p.segs.Load(); segs != nil {
+		if x := segs.active().index.Load(); x.len() > 0 {
+			p.writeIndex(x)
+		}
 		for _, seg := range segs.list {
 			errs = append(errs, seg.file.Close())
 		}

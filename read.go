@@ -238,11 +238,14 @@ func (r *reader) load() (found bool, err error) {
 	segs := r.p.segs.Load()
 	if r.seg == nil {
 		seg := segs.find(r.next)
-		at, ok := seg.index.find(r.next)
-		if !ok {
-			at.base = seg.base
+		r.enter(seg, 0, seg.base)
+		if r.next > seg.base {
+			pos, base, err := r.p.place(seg, &r.win, r.next)
+			if err != nil {
+				return false, err
+			}
+			r.pos, r.expect = pos, base
 		}
-		r.enter(seg, at)
 	}
 	r.win.limit = r.seg.committed.Load()
 	for r.expect < hw {
@@ -251,7 +254,7 @@ func (r *reader) load() (found bool, err error) {
 			if next == nil || next.base != r.expect {
 				return false, r.damage(r.pos, r.expect, io.EOF)
 			}
-			r.enter(next, position{base: next.base})
+			r.enter(next, 0, next.base)
 		}
 		b, err := r.win.batch(r.pos)
 		if err == nil && Offset(b.BaseOffset()) != r.expect {
@@ -281,9 +284,9 @@ func (r *reader) load() (found bool, err error) {
 	return false, nil
 }
 
-// enter goes to a place in a segment.
-func (r *reader) enter(seg *segment, at position) {
-	r.seg, r.pos, r.expect = seg, at.pos, at.base
+// enter goes to byte pos of a segment, where the batch with offset base begins.
+func (r *reader) enter(seg *segment, pos int64, base Offset) {
+	r.seg, r.pos, r.expect = seg, pos, base
 	r.win.reset(seg.file, seg.committed.Load())
 }
 
@@ -294,7 +297,7 @@ func (r *reader) leap(err error) bool {
 		return false
 	}
 	if seg := r.p.segs.Load().find(e.Next); seg != r.seg {
-		r.enter(seg, position{base: seg.base})
+		r.enter(seg, 0, seg.base)
 	} else {
 		r.pos, r.expect = e.nextPos, e.Next
 	}

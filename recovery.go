@@ -38,7 +38,8 @@ type scan struct {
 // recover opens the partition's files, if there are any, and makes what they
 // hold readable. All before the recovery point was flushed once.
 //
-// It reads the files whole. A bad batch is either the torn end of what was being
+// It reads the files from the recovery point on; what is below was flushed, and
+// is checked when it is read. A bad batch is either the torn end of what was being
 // written when the process or machine stopped: it was never acknowledged, and
 // is cut. Or it is damage to what had been flushed: nothing is cut then, what
 // is whole can be read, and the partition takes no appends. Only the last file
@@ -69,7 +70,12 @@ func (p *Partition) recover(point Offset) (err error) {
 	}
 	for i, seg := range s.segments {
 		s.seg, s.last = seg, i == len(s.segments)-1
-		if err := p.scanSegment(s); err != nil {
+		p.checkBase(s)
+		if !s.last && s.segments[i+1].base <= point {
+			if err := p.trustSegment(s, s.segments[i+1].base); err != nil {
+				return err
+			}
+		} else if err := p.scanSegment(s); err != nil {
 			return err
 		}
 	}
@@ -122,19 +128,64 @@ func (p *Partition) openSegments(s *scan) error {
 	return nil
 }
 
-// scanSegment reads a file from its beginning and builds its index.
-func (p *Partition) scanSegment(s *scan) (err error) {
-	if s.fileSize, err = s.seg.file.Size(); err != nil {
-		return err
-	}
+// checkBase checks that a file begins where the one before ended.
+func (p *Partition) checkBase(s *scan) {
 	if s.seg.base != s.end {
 		err := fmt.Errorf("%w: segment begins at offset %d, want %d", batch.ErrCorrupt, s.seg.base, s.end)
 		p.damage(s, 0, s.seg.base, err)
 		s.end = s.seg.base
 	}
+}
+
+// trustSegment takes a file below the recovery point as it is: it is whole, or a
+// reader will find what is wrong with it.
+func (p *Partition) trustSegment(s *scan, next Offset) (err error) {
+	s.seg.size, err = s.seg.file.Size()
+	s.end = next
+	return err
+}
+
+// resume begins the scan of a segment at the last place below the recovery
+// point that the index on disk knows, if that proves to be right.
+func (p *Partition) resume(s *scan, w *window) error {
+	if s.seg.base >= s.point {
+		return nil
+	}
+	x, err := p.loadIndex(s.seg.base, s.fileSize)
+	if err != nil {
+		return nil // it is made anew
+	}
+	at, pos, ok := x.find(s.point)
+	if !ok {
+		return nil
+	}
+	base, err := batchBase(w, pos, at)
+	if err != nil {
+		return unlessDamage(err)
+	}
+	head, err := w.bytes(0, batch.HeaderSize)
+	if err != nil {
+		return unlessDamage(err)
+	}
+	x.truncate(pos)
+	s.seg.withIndex(x)
+	s.seg.firstTimestamp = batch.Batch(head).MaxTimestamp()
+	s.seg.size, s.end = pos, base
+	return nil
+}
+
+// scanSegment reads a file, checks its batches and completes its index.
+func (p *Partition) scanSegment(s *scan) (err error) {
+	if s.fileSize, err = s.seg.file.Size(); err != nil {
+		return err
+	}
 	var w window
 	w.reset(s.seg.file, s.fileSize)
 	s.pointSize = 0
+	s.seg.withIndex(newOffsetIndex(s.seg.base, maxIndexBytes))
+	if err := p.resume(s, &w); err != nil {
+		return err
+	}
 	for {
 		if s.end <= s.point {
 			s.pointSize = s.seg.size
@@ -207,8 +258,8 @@ func (p *Partition) judge(s *scan, cause error) (done bool, err error) {
 		seg.size = s.fileSize
 		return true, nil
 	}
-	seg.index.add(base, at, true)
 	s.end, seg.size = base, at
+	seg.indexed = -indexInterval - 1 // what follows must be found without walking through this
 	return false, nil
 }
 

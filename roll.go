@@ -86,6 +86,7 @@ func (p *Partition) roll() error {
 		segs = new(segmentSet)
 		file, err = p.create()
 	} else {
+		p.writeIndex(segs.active().index.Load())
 		file, err = p.createSegment(end)
 	}
 	p.mu.Lock()
@@ -97,7 +98,7 @@ func (p *Partition) roll() error {
 	case p.closed:
 		return file.Close() // too late: nothing will be appended
 	}
-	p.segs.Store(segs.with(newSegment(end, file)))
+	p.segs.Store(segs.with(newSegment(end, file).withIndex(newOffsetIndex(end, maxIndexBytes))))
 	p.flushedSize = 0
 	return nil
 }

@@ -39,6 +39,7 @@ func TestShouldRoll(t *testing.T) {
 		next     Offset
 		now      int64
 		forever  bool
+		full     bool
 		wantRoll bool
 	}{
 		"fits":                            {size: 9_000, first: 5000, add: b(1000, 5000, 1), now: opened},
@@ -50,10 +51,17 @@ func TestShouldRoll(t *testing.T) {
 		"old, and empty":                  {size: 0, first: -1, add: b(100, 1<<60, 1), now: math.MaxInt64},
 		"no first time, clock not passed": {size: 1, first: -1, add: b(100, 1<<60, 1), now: opened + 1000},
 		"no first time, clock passed":     {size: 1, first: -1, add: b(100, 0, 1), now: opened + 1001, wantRoll: true},
+		"index full":                      {size: 1, first: 0, add: b(100, 0, 1), now: opened, full: true, wantRoll: true},
 		"last offset within range":        {size: 1, first: 0, add: b(100, 0, 3), next: 100 + math.MaxInt32 - 2, now: opened},
 		"last offset out of range":        {size: 1, first: 0, add: b(100, 0, 3), next: 100 + math.MaxInt32 - 1, now: opened, wantRoll: true},
 	} {
 		seg := &segment{base: 100, size: c.size, firstTimestamp: c.first, made: opened}
+		x := newOffsetIndex(100, 16)
+		require.NoError(t, x.add(101, 1))
+		if c.full {
+			require.NoError(t, x.add(102, 2))
+		}
+		seg.withIndex(x)
 		use := *cfg
 		if c.forever {
 			use.SegmentAge = Forever

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -15,10 +16,13 @@ import (
 // segment is one file of batches, end to end. Whoever appends holds the
 // partition's lock; reading takes none.
 type segment struct {
-	base  Offset // of its first batch, and in its name
-	file  vfs.File
-	index positions
-	made  int64 // when it was made or opened, for a first batch without a timestamp
+	base Offset // of its first batch, and in its name
+	file vfs.File
+	// index is nil until it is needed; loading is held while it is read or
+	// rebuilt. That of an active segment is always there.
+	index   atomic.Pointer[offsetIndex]
+	loading sync.Mutex
+	made    int64 // when it was made or opened, for a first batch without a timestamp
 	// committed is how many of its bytes are committed.
 	committed atomic.Int64
 
@@ -26,6 +30,7 @@ type segment struct {
 	// afterwards.
 
 	size           int64 // where the next batch goes: all bytes before it are batches
+	indexed        int64 // where the batch begins that has the last index entry
 	firstTimestamp int64 // the largest of the first batch, NoTimestamp if there is none
 }
 
@@ -36,8 +41,8 @@ func newSegment(base Offset, file vfs.File) *segment {
 // shouldRoll says whether b, which will begin at offset next, belongs into the
 // next segment, in Kafka's order of reasons (LogSegment.shouldRoll): the size;
 // the age, by the records' own time, and by the clock only if the segment's
-// first batch has none; the range of offsets that an index can say. A segment
-// without batches takes any.
+// first batch has none; the index being full; the range of offsets that it can
+// say. A segment without batches takes any.
 func (s *segment) shouldRoll(b batch.Batch, next Offset, now int64, cfg *TopicConfig) bool {
 	if s.size == 0 {
 		return false
@@ -52,7 +57,14 @@ func (s *segment) shouldRoll(b batch.Batch, next Offset, now int64, cfg *TopicCo
 	if cfg.SegmentAge != Forever && age > cfg.SegmentAge.Milliseconds() {
 		return true
 	}
-	return next+Offset(b.LastOffsetDelta())-s.base > math.MaxInt32
+	return s.index.Load().full() || next+Offset(b.LastOffsetDelta())-s.base > math.MaxInt32
+}
+
+// withIndex gives a segment that will be appended to its index.
+func (s *segment) withIndex(x *offsetIndex) *segment {
+	s.index.Store(x)
+	_, s.indexed = x.last()
+	return s
 }
 
 // append writes b, a whole batch, to the end. After an error the file is as
@@ -75,7 +87,12 @@ func (s *segment) found(b batch.Batch) {
 	if s.size == 0 {
 		s.firstTimestamp = b.MaxTimestamp()
 	}
-	s.index.add(Offset(b.BaseOffset()), s.size, false)
+	if s.size-s.indexed > indexInterval {
+		// Full, it stays as it is: what follows is found by walking.
+		if s.index.Load().add(Offset(b.LastOffset()), s.size) == nil {
+			s.indexed = s.size
+		}
+	}
 	s.size += int64(len(b))
 }
 
