@@ -126,16 +126,21 @@ func (p *Partition) flush(round *flushRound) {
 			p.commit(end, seg, size)
 		}
 	}
+	p.setBounds(false)
 	p.mu.Unlock()
 	close(round.done)
 	p.wake()
 	p.reportFailure()
+	p.topic.log.flushBoundsSoon()
 }
 
 // flushLater sees to it that what a FlushAsync partition has just written is
-// flushed: within FlushInterval, or at once if much has gathered. Called under
-// mu.
+// flushed: within FlushInterval, or at once if much has gathered; and that its
+// ceiling is raised before an append has to wait for that. Called under mu.
 func (p *Partition) flushLater() {
+	if end := Offset(p.end.Load()); p.ceiling-end < p.topic.log.ceilingStep/2 && !p.raising {
+		p.raising = p.topic.log.start(func() { _ = p.raiseCeiling(end) }) // else an append does
+	}
 	if p.unflushed() >= flushAt && p.flushing == (flushQueue{}) {
 		p.flushInBackground()
 		return

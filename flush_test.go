@@ -206,7 +206,9 @@ func TestAsyncFlushesWhatGathers(t *testing.T) {
 		release()
 		synctest.Wait()
 		require.EqualValues(t, 1, syncs.Load())
-		require.Positive(t, p.flushedEnd())
+		p.mu.Lock()
+		require.Positive(t, p.flushed)
+		p.mu.Unlock()
 	})
 }
 

@@ -18,6 +18,9 @@ import (
 	"github.com/rifflelog/riffle/internal/vfs"
 )
 
+// siteCloseBounds is the flush of bounds that makes a stop a clean one.
+const siteCloseBounds vfs.Site = "close.bounds.flush"
+
 // siteLogParent is the making of the log's own directory.
 const siteLogParent vfs.Site = "log.create.syncparent"
 
@@ -34,6 +37,9 @@ type Log struct {
 	opts Options
 	lock io.Closer
 	meta *Partition // the metadata log
+	tuning
+
+	bounds *bounds
 
 	// mu guards topics and creating.
 	mu       sync.Mutex
@@ -49,12 +55,27 @@ type Log struct {
 	broken chan struct{} // closed when a goroutine of ours has panicked
 	cause  atomic.Pointer[string]
 
-	// tasks is our goroutines; stopped says that no more may start. Guarded by
-	// taskMu, under which no other lock is taken.
-	taskMu  sync.Mutex
-	tasks   sync.WaitGroup
-	stopped bool
+	// tasks is our goroutines; stopped says that no more may start. The timer
+	// runs, and armed says so, while a change of bounds is to be flushed. Guarded
+	// by taskMu, under which no other lock is taken.
+	taskMu      sync.Mutex
+	tasks       sync.WaitGroup
+	stopped     bool
+	boundsTimer *time.Timer
+	armed       bool
 }
+
+// tuning is what tests set otherwise.
+type tuning struct {
+	// ceilingStep is how many offsets a partition may give out before it must
+	// raise its ceiling on the disk: a million cost a flush a second at most.
+	ceilingStep Offset
+	// boundsDelay is how long a recovery point that has risen waits for others
+	// before it is flushed.
+	boundsDelay time.Duration
+}
+
+var defaultTuning = tuning{ceilingStep: 1_000_000, boundsDelay: time.Second}
 
 // Open opens the log in dir, making it if there is none and recovering it if it
 // was not closed. It reads what is there once; it waits for no other process.
@@ -66,6 +87,10 @@ func Open(dir string, opts *Options) (*Log, error) {
 
 // open is Open on any file system.
 func open(fsys vfs.FS, dir string, opts *Options) (*Log, error) {
+	return openTuned(fsys, dir, opts, defaultTuning)
+}
+
+func openTuned(fsys vfs.FS, dir string, opts *Options, tune tuning) (*Log, error) {
 	resolved, err := opts.resolve()
 	if err != nil {
 		return nil, err
@@ -76,7 +101,7 @@ func open(fsys vfs.FS, dir string, opts *Options) (*Log, error) {
 		return nil, fmt.Errorf("open %s: %w", dir, err)
 	}
 	l := &Log{
-		fs: fsys, dir: abs, opts: resolved,
+		fs: fsys, dir: abs, opts: resolved, tuning: tune,
 		topics: make(map[string]*Topic), creating: make(map[string]chan struct{}),
 		closing: make(chan struct{}), closed: make(chan struct{}), broken: make(chan struct{}),
 	}
@@ -84,6 +109,9 @@ func open(fsys vfs.FS, dir string, opts *Options) (*Log, error) {
 	if err := l.load(); err != nil {
 		for p := range l.partitions() {
 			err = errors.Join(err, p.closeFiles())
+		}
+		if l.bounds != nil {
+			err = errors.Join(err, l.bounds.close())
 		}
 		if l.lock != nil {
 			err = errors.Join(err, l.lock.Close())
@@ -110,8 +138,10 @@ func (l *Log) load() error {
 	if err := l.loadMetaProperties(); err != nil {
 		return err
 	}
-	points := l.loadCheckpoint()
-	if err := l.meta.recover(points[l.meta.name()]); err != nil {
+	if l.bounds, err = openBounds(l.fs, l.dir, l.fs.BootID()); err != nil {
+		return diskError(err)
+	}
+	if err := l.meta.recover(); err != nil {
 		return err
 	}
 	if err := l.replayMetadata(); err != nil {
@@ -119,9 +149,8 @@ func (l *Log) load() error {
 	}
 	for _, t := range l.topics {
 		for _, p := range t.partitions {
-			if err := p.recover(points[p.name()]); err != nil {
-				// The others go on. What was flushed of this one stays known.
-				p.damaged, p.flushed = err, points[p.name()]
+			if err := p.recover(); err != nil {
+				p.damaged = err // the others go on
 				l.opts.Logger.Error("partition cannot be opened", "topic", t.name, "partition", p.index, "err", err)
 			}
 		}
@@ -388,6 +417,31 @@ func (l *Log) after(d time.Duration, f func()) *time.Timer {
 	return time.AfterFunc(d, func() { l.start(f) })
 }
 
+// flushBoundsSoon sees to it that what was set in bounds is flushed before long:
+// recovery points, which are better new, but true when they are old.
+func (l *Log) flushBoundsSoon() {
+	l.taskMu.Lock()
+	defer l.taskMu.Unlock()
+	if l.armed || l.stopped || l.boundsDelay == Forever {
+		return
+	}
+	l.armed = true
+	if l.boundsTimer == nil {
+		l.boundsTimer = l.after(l.boundsDelay, l.flushBounds)
+	} else {
+		l.boundsTimer.Reset(l.boundsDelay)
+	}
+}
+
+func (l *Log) flushBounds() {
+	l.taskMu.Lock()
+	l.armed = false
+	l.taskMu.Unlock()
+	if err := l.bounds.sync(siteBoundsFlush); err != nil {
+		l.opts.Logger.Warn("recovery points are not written", "err", err)
+	}
+}
+
 // catch, deferred around code of ours, keeps a panic in it from the host: the
 // log fails instead.
 func (l *Log) catch() {
@@ -458,26 +512,26 @@ func (l *Log) shutdown() {
 	}
 	l.taskMu.Lock()
 	l.stopped = true
+	if l.boundsTimer != nil {
+		l.boundsTimer.Stop()
+	}
 	l.taskMu.Unlock()
 	l.tasks.Wait()
 
-	points := make(checkpoint)
 	for p := range l.partitions() {
 		if l.cause.Load() == nil { // else what holds a flush may never let go
 			errs = append(errs, p.flushRest())
-		}
-		if flushed := p.flushedEnd(); flushed > 0 {
-			points[p.name()] = flushed
+			p.markClean()
 		}
 	}
-	name := filepath.Join(l.dir, checkpointName)
-	if err := vfs.WriteFileAtomic(l.fs, siteCheckpoint, name, points.format()); err != nil {
-		// It only saves the next Open work, and the one before it is still true.
-		l.opts.Logger.Warn("recovery points are not written", "file", name, "err", err)
+	if err := l.bounds.sync(siteCloseBounds); err != nil {
+		// Nothing is lost: the next Open takes it for a crash.
+		l.opts.Logger.Warn("clean stop is not recorded", "err", err)
 	}
 	for p := range l.partitions() {
 		errs = append(errs, p.closeFiles())
 	}
+	errs = append(errs, l.bounds.close())
 	errs = append(errs, l.lock.Close())
 	if err := errors.Join(errs...); err != nil {
 		l.err = fmt.Errorf("close %s: %w", l.dir, err)

@@ -442,7 +442,9 @@ func TestPanicWhileCreatingOrClosing(t *testing.T) {
 	fsys = errfs.New(memfs.New())
 	l, err = open(fsys, "/data", nil)
 	require.NoError(t, err)
-	panics.Site = siteCheckpoint + ".flush"
+	_, err = l.CreateTopic(ctx, "topic", nil)
+	require.NoError(t, err)
+	panics.Site = siteCloseBounds
 	fsys.Add(panics)
 	require.ErrorContains(t, l.Close(), "made by the test")
 }

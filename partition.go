@@ -25,6 +25,11 @@ type Partition struct {
 	// damaged is why the partition is read-only, nil if it is not. It is set when
 	// the log is opened. Where there are no segments then, nothing can be read.
 	damaged error
+	// Set when the log is opened, as is epochs.
+
+	unclean bool // it was not closed cleanly: appending begins a new epoch
+	epochs  *epochCache
+
 	// segs is replaced as a whole, under mu. Nil until there is a file.
 	segs atomic.Pointer[segmentSet]
 
@@ -39,9 +44,17 @@ type Partition struct {
 	// Invariant: flushed <= end, flushedSize <= size of the active segment.
 	flushed     Offset
 	flushedSize int64
-	rolling     chan struct{} // closed when the roll that is under way has ended; nil if none is
-	timer       *time.Timer   // runs while a FlushAsync partition has unflushed bytes
-	timed       bool
+	changing    chan struct{} // closed when the change that is under way has ended; nil if none is
+	begun       bool          // this incarnation may append
+	epoch       int32         // of batches that are appended; until begun the highest known, or noEpoch
+	entry       *boundsEntry  // nil until there is a directory
+	// ceiling is the offset that no record may have before a higher one is on
+	// the disk; asked is the one that was set there last. Invariant: end <=
+	// ceiling <= asked, once begun.
+	ceiling, asked Offset
+	raising        bool        // in the background
+	timer          *time.Timer // runs while a FlushAsync partition has unflushed bytes
+	timed          bool
 
 	// end is the offset of the next record. Changed under mu.
 	end atomic.Int64
@@ -67,7 +80,7 @@ type Bounds struct {
 }
 
 func newPartition(t *Topic, index int, dir string) *Partition {
-	return &Partition{topic: t, index: index, dir: dir}
+	return &Partition{topic: t, index: index, dir: dir, epochs: newEpochCache(nil), epoch: noEpoch}
 }
 
 // Index is the partition's number in its topic, from 0.
@@ -79,7 +92,7 @@ func (p *Partition) Topic() *Topic { return p.topic }
 // Bounds returns the partition's bounds. They may have grown when it returns.
 func (p *Partition) Bounds() Bounds {
 	hw := Offset(p.highWatermark.Load()) // before the end, which only grows
-	b := Bounds{LastStable: hw, HighWatermark: hw, End: Offset(p.end.Load())}
+	b := Bounds{Start: hw, LastStable: hw, HighWatermark: hw, End: Offset(p.end.Load())}
 	if segs := p.segs.Load(); segs != nil {
 		b.Start = segs.start()
 	}
@@ -228,7 +241,7 @@ func (p *Partition) appendLocked(b batch.Batch) (base Offset, err error) {
 	}()
 	seg, base := p.active(), Offset(p.end.Load())
 	b.SetBaseOffset(int64(base))
-	b.SetLeaderEpoch(0)
+	b.SetLeaderEpoch(p.epoch)
 	if err = seg.append(b); err != nil {
 		err = p.writeFailed(err)
 	} else {
@@ -254,19 +267,27 @@ func (p *Partition) lockWithRoom(ctx context.Context, b batch.Batch, now int64) 
 			return err
 		}
 		end := Offset(p.end.Load())
+		var change func() error
 		switch {
-		case p.rolling != nil || p.segs.Load() == nil || p.active().shouldRoll(b, end, now, p.topic.config()):
-			if err := p.unlockAndRoll(ctx); err != nil {
-				return err
-			}
+		case p.changing != nil:
+		case !p.begun:
+			change = p.beginAppending
+		case p.active().shouldRoll(b, end, now, p.topic.config()):
+			change = p.roll
+		case end+Offset(b.Count()) > p.ceiling:
+			change = func() error { return p.raiseCeiling(end + Offset(b.Count())) }
 		case p.unflushed() == 0 || p.unflushed()+int64(len(b)) <= maxUnflushed:
 			return nil
 		default:
 			// If the flush fails, writable says so: of this batch nothing is
 			// written, so there is no doubt about it.
 			_ = p.unlockAndFlush(ctx, end)
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			continue
 		}
-		if err := ctx.Err(); err != nil {
+		if err := p.unlockAndChange(ctx, change); err != nil {
 			return err
 		}
 	}
@@ -368,11 +389,11 @@ func (p *Partition) refuse() {
 	if p.timer != nil {
 		p.timer.Stop()
 	}
-	rolling := p.rolling
+	changing := p.changing
 	p.mu.Unlock()
-	if rolling != nil {
+	if changing != nil {
 		select {
-		case <-rolling:
+		case <-changing:
 		case <-p.topic.log.broken:
 		}
 	}
@@ -396,7 +417,7 @@ func (p *Partition) flushRest() error {
 		}
 		p.mu.Lock()
 	}
-	if p.failed != nil {
+	if p.failed != nil || !p.begun {
 		p.mu.Unlock()
 		return nil
 	}
@@ -406,11 +427,19 @@ func (p *Partition) flushRest() error {
 	return nil
 }
 
-// flushedEnd returns up to where the partition is on stable storage.
-func (p *Partition) flushedEnd() Offset {
+// markClean notes in bounds that everything is flushed, if that is so; the next
+// flush of bounds makes it a clean stop.
+func (p *Partition) markClean() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.flushed
+	if p.begun && p.failed == nil && p.flushed == Offset(p.end.Load()) {
+		p.setBounds(true)
+	}
+}
+
+// setBounds notes in bounds what is true of the partition. Called under mu.
+func (p *Partition) setBounds(clean bool) {
+	p.entry.setCrash(crashPart{flushed: p.flushed, ceiling: p.asked, clean: clean, failed: p.failed != nil})
 }
 
 // closeFiles closes the segments' files. A reader that is in one gets an error,

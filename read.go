@@ -205,6 +205,7 @@ type reader struct {
 	next    Offset // the record to come
 	pos     int64  // of the batch to come
 	expect  Offset // its base offset
+	passed  int32  // epoch of the batch before; noEpoch if that is not known
 	epoch   int32  // of the batch whose records are in records
 	at      int64  // its place
 	base    Offset // its base offset
@@ -216,7 +217,7 @@ var readers = sync.Pool{New: func() any { return new(reader) }}
 
 // start goes to offset next of p.
 func (r *reader) start(p *Partition, next Offset) {
-	r.p, r.seg, r.next = p, nil, next
+	r.p, r.seg, r.next, r.passed = p, nil, next, noEpoch
 }
 
 func (r *reader) release() {
@@ -236,29 +237,38 @@ func (r *reader) load() (found bool, err error) {
 		return false, nil
 	}
 	segs := r.p.segs.Load()
+	if segs == nil {
+		r.next = hw // all before it is a gap
+		return false, nil
+	}
 	if r.seg == nil {
 		seg := segs.find(r.next)
-		r.enter(seg, 0, seg.base)
+		r.enter(seg)
+		r.expect = seg.base
 		if r.next > seg.base {
-			pos, base, err := r.p.place(seg, &r.win, r.next)
-			if err != nil {
+			if r.pos, r.expect, err = r.p.place(seg, &r.win, r.next); err != nil {
 				return false, err
 			}
-			r.pos, r.expect = pos, base
 		}
 	}
 	r.win.limit = r.seg.committed.Load()
 	for r.expect < hw {
 		if r.pos == r.win.limit {
 			next := segs.after(r.seg)
-			if next == nil || next.base != r.expect {
+			switch {
+			case next != nil:
+				r.enter(next)
+				continue
+			case r.p.damaged != nil:
 				return false, r.damage(r.pos, r.expect, io.EOF)
 			}
-			r.enter(next, 0, next.base)
+			r.next = max(r.next, hw) // an unclean stop has left a gap before it
+			return false, nil
 		}
 		b, err := r.win.batch(r.pos)
-		if err == nil && Offset(b.BaseOffset()) != r.expect {
-			err = fmt.Errorf("%w: batch has base offset %d, want %d", batch.ErrCorrupt, b.BaseOffset(), r.expect)
+		if err == nil && !follows(r.expect, r.passed, b) {
+			err = fmt.Errorf("%w: batch has base offset %d in epoch %d, want %d in epoch %d",
+				batch.ErrCorrupt, b.BaseOffset(), b.LeaderEpoch(), r.expect, r.passed)
 		}
 		if err != nil {
 			err = r.damage(r.pos, r.expect, err)
@@ -277,16 +287,16 @@ func (r *reader) load() (found bool, err error) {
 		if err := r.records.Reset(b, batch.MaxInflated); err != nil {
 			return false, r.damage(r.pos, r.expect, err)
 		}
-		r.at, r.base, r.epoch = r.pos, r.expect, b.LeaderEpoch()
+		r.at, r.base, r.epoch = r.pos, Offset(b.BaseOffset()), b.LeaderEpoch()
 		r.pass(b)
 		return true, nil
 	}
 	return false, nil
 }
 
-// enter goes to byte pos of a segment, where the batch with offset base begins.
-func (r *reader) enter(seg *segment, pos int64, base Offset) {
-	r.seg, r.pos, r.expect = seg, pos, base
+// enter goes to the beginning of a segment.
+func (r *reader) enter(seg *segment) {
+	r.seg, r.pos = seg, 0
 	r.win.reset(seg.file, seg.committed.Load())
 }
 
@@ -297,17 +307,18 @@ func (r *reader) leap(err error) bool {
 		return false
 	}
 	if seg := r.p.segs.Load().find(e.Next); seg != r.seg {
-		r.enter(seg, 0, seg.base)
+		r.enter(seg)
 	} else {
-		r.pos, r.expect = e.nextPos, e.Next
+		r.pos = e.nextPos
 	}
+	r.expect, r.passed = e.Next, noEpoch
 	return true
 }
 
 // pass goes behind b.
 func (r *reader) pass(b batch.Batch) {
 	r.pos += int64(len(b))
-	r.expect = Offset(b.NextOffset())
+	r.expect, r.passed = Offset(b.NextOffset()), b.LeaderEpoch()
 }
 
 // each calls body for the records of the batch in [next, until). It returns
@@ -354,7 +365,7 @@ func (r *reader) damage(pos int64, base Offset, err error) error {
 		return err
 	}
 	e := &CorruptError{File: r.seg.file.Name(), Pos: pos, Offset: base, Next: NoOffset, Err: err}
-	at, next, ferr := findBatch(r.seg.file, pos+1, r.win.limit, base+1)
+	at, next, ferr := findBatch(r.seg.file, pos, r.win.limit, base+1)
 	if ferr != nil {
 		e.Err = errors.Join(err, ferr)
 	} else {

@@ -12,16 +12,18 @@ import (
 
 // The places in recovery that a crash or damage must not pass.
 const (
-	siteRecoveryFlush  vfs.Site = "recovery.flush"   // before what was found is shown
-	siteRecoveryCheck  vfs.Site = "recovery.check"   // of each batch
-	siteRecoveryDamage vfs.Site = "recovery.damage"  // that a bad batch is the end, not the middle
-	siteRecoveryID     vfs.Site = "recovery.id"      // that the directory is this topic's
-	siteRecoveryDir    vfs.Site = "recovery.syncdir" // the name of a file that has no batches yet
+	siteRecoveryFlush  vfs.Site = "recovery.flush"  // before what was found is shown
+	siteRecoveryCheck  vfs.Site = "recovery.check"  // of each batch
+	siteRecoveryDamage vfs.Site = "recovery.damage" // that a bad batch is the end, not the middle
+	siteRecoveryID     vfs.Site = "recovery.id"     // that the directory is this topic's
 )
 
 // scan is what a partition's files were found to hold.
 type scan struct {
-	point    Offset // the recovery point: all before it was flushed once
+	part     crashPart // what bounds say
+	known    bool      // they say something
+	point    Offset    // the recovery point: all before it was flushed once
+	epoch    int32     // of the last batch; noEpoch if that is not known
 	segments []*segment
 	end      Offset // after the last whole batch
 	torn     bool   // bytes behind it are to be cut
@@ -36,7 +38,7 @@ type scan struct {
 }
 
 // recover opens the partition's files, if there are any, and makes what they
-// hold readable. All before the recovery point was flushed once.
+// hold readable.
 //
 // It reads the files from the recovery point on; what is below was flushed, and
 // is checked when it is read. A bad batch is either the torn end of what was being
@@ -49,13 +51,20 @@ type scan struct {
 // shorter batch written over it would be followed by old bytes; (2) write the
 // batches above the recovery point once more, since a flush that failed in an
 // earlier process leaves pages in memory that look written and are not; (3)
-// flush, since what is shown must survive a power cut, and the directory if the
-// last file has no batch: its name may not be durable; (4) show it, and take
+// flush, since what is shown must survive a power cut; (4) show it, and take
 // appends. Each step may be repeated: a crash in the midst of them changes
-// nothing.
-func (p *Partition) recover(point Offset) (err error) {
+// nothing. A last file without batches may have a name that is not durable: that
+// is mended when a new epoch begins, before the first append.
+//
+// Where a power cut may have taken records that had been shown, the log goes on
+// at its ceiling, so that their offsets are not used again.
+func (p *Partition) recover() (err error) {
 	fsys := p.topic.log.fs
-	s := &scan{point: point}
+	s := &scan{epoch: noEpoch}
+	p.entry, s.part, s.known = p.topic.log.bounds.lookup(boundsKey{p.topic.id, int32(p.index)})
+	if s.known {
+		s.point = s.part.flushed
+	}
 	defer func() {
 		if err == nil {
 			return
@@ -65,13 +74,20 @@ func (p *Partition) recover(point Offset) (err error) {
 		}
 		err = p.error("open", err)
 	}()
-	if err := p.openSegments(s); err != nil || len(s.segments) == 0 {
+	if err := p.openSegments(s); err != nil {
 		return err
+	}
+	if len(s.segments) > 0 {
+		if err := p.loadEpochs(); err != nil {
+			return err
+		}
 	}
 	for i, seg := range s.segments {
 		s.seg, s.last = seg, i == len(s.segments)-1
-		p.checkBase(s)
-		if !s.last && s.segments[i+1].base <= point {
+		if err := p.checkBase(s); err != nil {
+			return err
+		}
+		if !s.last && s.segments[i+1].base <= s.point {
 			if err := p.trustSegment(s, s.segments[i+1].base); err != nil {
 				return err
 			}
@@ -86,21 +102,67 @@ func (p *Partition) recover(point Offset) (err error) {
 		}
 	}
 	p.reportCut(s)
-	if s.damaged == nil && s.end == 0 {
+	if len(s.segments) > 0 {
+		if err := p.adopt(s); err != nil {
+			return err
+		}
+	}
+	p.unclean = s.known && !s.part.clean || !s.known && s.end > 0
+	end := p.afterGap(s)
+	p.epochs.clamp(0, end)
+	p.flushed = s.end // below the gap: a torn batch behind it is no damage
+	p.damaged = s.damaged
+	p.end.Store(int64(end))
+	p.highWatermark.Store(int64(end))
+	return nil
+}
+
+// adopt makes what was scanned durable, and then the partition's.
+func (p *Partition) adopt(s *scan) error {
+	if s.damaged == nil && s.end == s.segments[0].base {
 		// Nothing in it was ever acknowledged, and the directory may be half
-		// made: the first append makes it anew.
-		return s.seg.file.Close()
+		// made: the first append makes it anew, perhaps for another offset.
+		s.segments = nil
+		return errors.Join(s.seg.file.Close(), p.topic.log.fs.Remove(p.path(logFileName(s.seg.base))))
 	}
 	if err := p.repair(s); err != nil {
 		return err
 	}
-	p.flushed, p.flushedSize = s.end, s.seg.size
-	p.damaged = s.damaged
-	p.end.Store(int64(s.end))
 	for _, seg := range s.segments {
-		p.commit(s.end, seg, seg.size)
+		seg.committed.Store(seg.size)
 	}
+	p.flushedSize = s.seg.size
 	p.segs.Store(&segmentSet{list: s.segments})
+	if s.known && s.end > s.point && p.afterGap(s) == s.end {
+		p.entry.setCrash(crashPart{flushed: s.end, ceiling: s.part.ceiling, clean: s.part.clean, failed: s.part.failed})
+	}
+	return nil
+}
+
+// afterGap returns the offset at which the log goes on.
+func (p *Partition) afterGap(s *scan) Offset {
+	if s.known && !s.part.clean && !s.part.sameBoot && s.damaged == nil && p.topic.config().Flush == FlushAsync {
+		return max(s.end, s.part.ceiling)
+	}
+	return s.end
+}
+
+// loadEpochs reads leader-epoch-checkpoint. If it cannot be read, the epochs of
+// the batches that are scanned are known.
+func (p *Partition) loadEpochs() error {
+	name := p.path(epochCheckpointName)
+	data, err := vfs.ReadFile(p.topic.log.fs, name, maxSideFile)
+	if err == nil {
+		var c *epochCache
+		if c, err = parseEpochs(data); err == nil {
+			p.epochs = c
+			p.epoch, _ = c.latest()
+			return nil
+		}
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	p.topic.log.opts.Logger.Warn("leader epochs are taken from the batches", "file", name, "err", err)
 	return nil
 }
 
@@ -128,20 +190,59 @@ func (p *Partition) openSegments(s *scan) error {
 	return nil
 }
 
-// checkBase checks that a file begins where the one before ended.
-func (p *Partition) checkBase(s *scan) {
-	if s.seg.base != s.end {
-		err := fmt.Errorf("%w: segment begins at offset %d, want %d", batch.ErrCorrupt, s.seg.base, s.end)
-		p.damage(s, 0, s.seg.base, err)
-		s.end = s.seg.base
+// checkBase checks that a file begins where the one before ended, or behind a
+// gap that an unclean stop has left.
+func (p *Partition) checkBase(s *scan) error {
+	base := s.seg.base
+	if s.seg == s.segments[0] && base > 0 && s.point == 0 {
+		s.end = base // all before it was lost before it was flushed
 	}
+	if base == s.end {
+		return nil
+	}
+	size, err := s.seg.file.Size()
+	if err != nil {
+		return err
+	}
+	var w window
+	w.reset(s.seg.file, size)
+	b, err := w.batch(0)
+	if err == nil {
+		err = b.Check()
+	}
+	gap := base > s.end && s.last // with nothing in it yet, or a torn first batch
+	switch {
+	case err == nil:
+		gap = follows(s.end, s.epoch, b)
+	case !isDamage(err) && !errors.Is(err, io.EOF):
+		return err
+	}
+	if !gap {
+		err := fmt.Errorf("%w: segment begins at offset %d, want %d", batch.ErrCorrupt, base, s.end)
+		p.damage(s, 0, base, err)
+	}
+	s.end = base
+	return nil
+}
+
+// follows says whether b may stand where offset want and an epoch of at least
+// epoch is expected. Only the first batch of a higher epoch may leave a gap.
+func follows(want Offset, epoch int32, b batch.Batch) bool {
+	base := Offset(b.BaseOffset())
+	if epoch == noEpoch {
+		return base == want
+	}
+	return base == want && b.LeaderEpoch() >= epoch || base > want && b.LeaderEpoch() > epoch
 }
 
 // trustSegment takes a file below the recovery point as it is: it is whole, or a
 // reader will find what is wrong with it.
 func (p *Partition) trustSegment(s *scan, next Offset) (err error) {
 	s.seg.size, err = s.seg.file.Size()
-	s.end = next
+	s.end, s.epoch = next, noEpoch
+	if epoch, ok := p.epochs.epochAt(next - 1); ok {
+		s.epoch = epoch
+	}
 	return err
 }
 
@@ -170,7 +271,7 @@ func (p *Partition) resume(s *scan, w *window) error {
 	x.truncate(pos)
 	s.seg.withIndex(x)
 	s.seg.firstTimestamp = batch.Batch(head).MaxTimestamp()
-	s.seg.size, s.end = pos, base
+	s.seg.size, s.end, s.epoch = pos, base, noEpoch
 	return nil
 }
 
@@ -186,17 +287,20 @@ func (p *Partition) scanSegment(s *scan) (err error) {
 	if err := p.resume(s, &w); err != nil {
 		return err
 	}
+	p.epochs.truncateFromEnd(s.end) // the batches say the rest
 	for {
 		if s.end <= s.point {
 			s.pointSize = s.seg.size
 		}
 		b, err := w.batch(s.seg.size)
 		if err == nil {
-			err = p.checkScanned(b, s.end)
+			err = p.checkScanned(b, s)
 		}
 		if err == nil {
 			s.seg.found(b)
-			s.end = Offset(b.NextOffset())
+			s.end, s.epoch = Offset(b.NextOffset()), b.LeaderEpoch()
+			p.epochs.assign(b.LeaderEpoch(), Offset(b.BaseOffset()))
+			p.epoch = max(p.epoch, b.LeaderEpoch())
 			continue
 		}
 		atEnd := errors.Is(err, io.EOF)
@@ -212,11 +316,12 @@ func (p *Partition) scanSegment(s *scan) (err error) {
 	}
 }
 
-// checkScanned checks a batch that must begin with offset want.
-func (p *Partition) checkScanned(b batch.Batch, want Offset) error {
+// checkScanned checks the next batch.
+func (p *Partition) checkScanned(b batch.Batch, s *scan) error {
 	err := b.Check()
-	if err == nil && Offset(b.BaseOffset()) != want {
-		err = fmt.Errorf("%w: batch has base offset %d, want %d", batch.ErrCorrupt, b.BaseOffset(), want)
+	if err == nil && !follows(s.end, s.epoch, b) {
+		err = fmt.Errorf("%w: batch has base offset %d in epoch %d, want %d in epoch %d",
+			batch.ErrCorrupt, b.BaseOffset(), b.LeaderEpoch(), s.end, s.epoch)
 	}
 	if p.topic.log.fs.Check(siteRecoveryCheck, err == nil) {
 		return nil
@@ -258,7 +363,7 @@ func (p *Partition) judge(s *scan, cause error) (done bool, err error) {
 		seg.size = s.fileSize
 		return true, nil
 	}
-	s.end, seg.size = base, at
+	s.end, seg.size, s.epoch = base, at, noEpoch
 	seg.indexed = -indexInterval - 1 // what follows must be found without walking through this
 	return false, nil
 }
@@ -279,6 +384,7 @@ func (p *Partition) damage(s *scan, pos int64, next Offset, cause error) {
 func chainEnd(file vfs.File, pos, limit int64) (end int64, next Offset, err error) {
 	var w window
 	w.reset(file, limit)
+	epoch := noEpoch
 	for next = NoOffset; ; {
 		b, err := w.batch(pos)
 		if errors.Is(err, io.EOF) {
@@ -287,10 +393,10 @@ func chainEnd(file vfs.File, pos, limit int64) (end int64, next Offset, err erro
 		if err == nil {
 			err = b.Check()
 		}
-		if err != nil || next != NoOffset && Offset(b.BaseOffset()) != next {
+		if err != nil || next != NoOffset && !follows(next, epoch, b) {
 			return pos, next, unlessDamage(err)
 		}
-		pos, next = pos+int64(len(b)), Offset(b.NextOffset())
+		pos, next, epoch = pos+int64(len(b)), Offset(b.NextOffset()), b.LeaderEpoch()
 	}
 }
 
@@ -328,11 +434,6 @@ func (p *Partition) repair(s *scan) error {
 	seg := s.seg
 	if s.torn {
 		if err := seg.file.Truncate(seg.size); err != nil {
-			return err
-		}
-	}
-	if seg.size == 0 {
-		if err := p.topic.log.fs.SyncDir(siteRecoveryDir, p.dir); err != nil {
 			return err
 		}
 	}

@@ -172,7 +172,7 @@ func TestDamageFarFromTheEndIsNotCut(t *testing.T) {
 	// Without recovery points a log that was closed is like one that was killed
 	// when all had been flushed.
 	require.NoError(t, l.Close())
-	require.NoError(t, fsys.Remove(dir+"/"+checkpointName))
+	require.NoError(t, fsys.Remove(dir+"/"+boundsName))
 	require.NoError(t, fsys.SyncDir("", dir))
 	damage := func(n int64) *Partition {
 		disk := fsys.CrashClone(0)
@@ -305,7 +305,7 @@ func TestSeveralDamagesFarFromTheEnd(t *testing.T) {
 	}
 	one := p.active().size / 12
 	require.NoError(t, l.Close())
-	require.NoError(t, fsys.Remove(dir+"/"+checkpointName))
+	require.NoError(t, fsys.Remove(dir+"/"+boundsName))
 	edit(t, fsys, p.path(logFileName(0)), func(f vfs.File, _ int64) error {
 		_, err := f.WriteAt([]byte{1}, 100)
 		_, err2 := f.WriteAt([]byte{1}, 2*one+100)
@@ -353,20 +353,22 @@ func TestDamagedMetadataFailsOpen(t *testing.T) {
 	require.Equal(t, meta, ce.File)
 }
 
-// TestUnreadableCheckpointIsIgnored replaces the recovery points by things that
-// are none: everything is there, and damage is judged without them.
-func TestUnreadableCheckpointIsIgnored(t *testing.T) {
-	for _, content := range []string{"", "1\n0\n", "0\n", "0\nx\n", "0\n2\ntopic 0 5\n", "0\n1\ntopic 0\n", "0\n1\ntopic 0 -3\n"} {
+// TestLostBounds takes away the file of bounds, or spoils it: everything is
+// there, and damage is judged without it.
+func TestLostBounds(t *testing.T) {
+	for name, spoil := range map[string]func(fsys vfs.FS, file string) error{
+		"missing": func(fsys vfs.FS, file string) error { return fsys.Remove(file) },
+		"empty":   func(fsys vfs.FS, file string) error { return vfs.WriteFileAtomic(fsys, "", file, nil) },
+		"garbage": func(fsys vfs.FS, file string) error {
+			return vfs.WriteFileAtomic(fsys, "", file, []byte(strings.Repeat("garbage", 1000)))
+		},
+	} {
 		fsys, dir, _ := closedLog(t, 5, nil)
-		require.NoError(t, vfs.WriteFileAtomic(fsys, "", dir+"/"+checkpointName, []byte(content)))
+		require.NoError(t, spoil(fsys, filepath.Join(dir, boundsName)), name)
 		p := partOf(t, openAt(t, fsys, dir, nil), "topic", nil)
-		require.Equal(t, wantValues(0, 5), readValues(t, p, Earliest), content)
+		require.Equal(t, wantValues(0, 5), readValues(t, p, Earliest), name)
+		appendValues(t, p, 5, 6)
 	}
-	c := checkpoint{{"a", 0}: 5, {"b.c", 12}: 1 << 40}
-	require.Equal(t, "0\n2\na 0 5\nb.c 12 1099511627776\n", string(c.format()))
-	back, err := parseCheckpoint(c.format())
-	require.NoError(t, err)
-	require.Equal(t, c, back)
 }
 
 // TestUserBytesThatLookLikeBatches stores a batch as a record's value and tears

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"path/filepath"
 
 	"github.com/rifflelog/riffle/internal/vfs"
@@ -16,36 +17,48 @@ const (
 	siteRollSyncDir vfs.Site = "roll.syncdir" // before the new one takes batches
 )
 
-// unlockAndRoll begins the next segment, or the first one, or waits for the roll
-// that is under way. It is called with mu held and releases it. The caller looks anew
-// afterwards: a roll that failed for want of space may be tried again.
-func (p *Partition) unlockAndRoll(ctx context.Context) error {
-	if p.rolling != nil {
-		rolling := p.rolling
-		p.mu.Unlock()
-		select {
-		case <-rolling:
-			return nil
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-p.topic.log.broken:
-			return p.topic.log.closedError()
-		}
+// The places at which what is promised for the future is made durable before
+// it is relied on.
+const (
+	siteEpochs      vfs.Site = "begin.epochs"       // .flush and .syncdir
+	siteBeginBounds vfs.Site = "begin.bounds.flush" // the partition is in use
+	siteCeiling     vfs.Site = "ceiling.flush"
+)
+
+// unlockAndChange makes a change while which nothing is appended, or waits for
+// the one that is under way if change is nil. It is called with mu held and
+// releases it. The caller looks anew afterwards.
+func (p *Partition) unlockAndChange(ctx context.Context, change func() error) error {
+	changing := p.changing
+	if change != nil {
+		changing = make(chan struct{})
+		p.changing = changing
 	}
-	rolling := make(chan struct{})
-	p.rolling = rolling
 	p.mu.Unlock()
-	if ctx.Done() == nil {
-		return p.rollHere()
-	}
-	// Like a flush, a roll cannot be interrupted.
 	result := make(chan error, 1)
-	if !p.topic.log.start(func() { result <- p.roll() }) {
-		return p.rollHere()
+	if change != nil {
+		run := func() { result <- p.change(change) }
+		// Like a flush, it cannot be interrupted.
+		if ctx.Done() == nil || !p.topic.log.start(run) {
+			p.topic.log.run(run)
+		}
 	}
 	select {
 	case err := <-result:
 		return err
+	case <-p.topic.log.broken:
+		return p.topic.log.closedError()
+	default:
+	}
+	waiting := changing
+	if change != nil {
+		waiting = nil // the result comes after it
+	}
+	select {
+	case err := <-result:
+		return err
+	case <-waiting:
+		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-p.topic.log.broken:
@@ -53,15 +66,125 @@ func (p *Partition) unlockAndRoll(ctx context.Context) error {
 	}
 }
 
-// rollHere runs roll on the caller's goroutine, and keeps a panic of ours from
-// it.
-func (p *Partition) rollHere() (err error) {
-	defer p.topic.log.guard(&err)
-	return p.roll()
+// change makes a change and lets the others go on. An error of the file system
+// takes the partition offline, unless it may be mended: a full disk, another
+// topic's directory. Nothing was appended, so nothing is in doubt.
+func (p *Partition) change(change func() error) error {
+	err := change()
+	full := diskError(err)
+	var damaged *CorruptError
+	p.mu.Lock()
+	switch {
+	case err == nil:
+	case errors.Is(full, ErrDiskFull) || errors.As(err, &damaged):
+		err = full
+	default:
+		p.fail(err)
+		err = fmt.Errorf("%w: %w", ErrPartitionFailed, err)
+	}
+	close(p.changing)
+	p.changing = nil
+	p.mu.Unlock()
+	p.reportFailure()
+	return err
 }
 
-// roll begins the next segment, or makes the directory with the first one. While
-// it runs nothing is appended.
+// beginAppending does what must be durable before the first append of an
+// incarnation.
+//
+// Step by step, and what would go wrong otherwise: (1) the directory is made, if
+// there is none; (2) after an unclean stop, a new epoch begins: batches of it
+// can be told from those that were lost, and their offsets may leave a gap; its
+// file is durable before its batches are, since recovery does not look for
+// epochs in what was flushed; (3) bounds say that the partition is in use, or
+// the next stop would be taken for a clean one, and up to which offset it may
+// append.
+func (p *Partition) beginAppending() error {
+	l, segs, end, epoch := p.topic.log, p.segs.Load(), Offset(p.end.Load()), p.nextEpoch()
+	if segs != nil {
+		if err := p.beginEpoch(epoch, end); err != nil {
+			return fmt.Errorf("begin epoch %d: %w", epoch, err)
+		}
+	} else {
+		file, err := p.create(end, epoch)
+		if err != nil {
+			return fmt.Errorf("create partition directory: %w", err)
+		}
+		segs = new(segmentSet).with(newSegment(end, file).withIndex(newOffsetIndex(end, maxIndexBytes)))
+	}
+	entry := p.entry
+	var err error
+	if entry == nil {
+		entry, _, _, err = l.bounds.slotFor(p.topic.id, int32(p.index))
+	}
+	if err == nil {
+		p.mu.Lock()
+		p.entry, p.asked = entry, p.ceilingAbove(end)
+		p.setBounds(false)
+		p.mu.Unlock()
+		err = l.bounds.sync(siteBeginBounds)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed || err != nil {
+		if p.segs.Load() == nil {
+			err = errors.Join(err, segs.active().file.Close())
+		}
+		return err
+	}
+	p.segs.Store(segs)
+	p.begun, p.epoch, p.ceiling = true, epoch, p.asked
+	return nil
+}
+
+// beginEpoch notes durably that batches of an epoch begin at end.
+func (p *Partition) beginEpoch(epoch int32, end Offset) error {
+	if !p.epochs.assign(epoch, end) {
+		return nil
+	}
+	return vfs.WriteFileAtomic(p.topic.log.fs, siteEpochs, p.path(epochCheckpointName), p.epochs.format())
+}
+
+// nextEpoch is the epoch of this incarnation's batches: after an unclean stop a
+// new one, also if no batch of the last one is left.
+func (p *Partition) nextEpoch() int32 {
+	switch {
+	case p.epoch == noEpoch:
+		return 0
+	case p.unclean:
+		return p.epoch + 1
+	}
+	return p.epoch
+}
+
+// ceilingAbove returns the ceiling to ask for when offset o must lie below it.
+// Only under FlushAsync are records shown that a power cut can take, so that
+// their offsets must not be given out again.
+func (p *Partition) ceilingAbove(o Offset) Offset {
+	if p.topic.config().Flush == FlushBeforeAck {
+		return math.MaxInt64
+	}
+	return o + p.topic.log.ceilingStep
+}
+
+// raiseCeiling raises the ceiling above o, on the disk first.
+func (p *Partition) raiseCeiling(o Offset) error {
+	p.mu.Lock()
+	p.asked = max(p.asked, p.ceilingAbove(o))
+	asked := p.asked
+	p.setBounds(false)
+	p.mu.Unlock()
+	err := p.topic.log.bounds.sync(siteCeiling)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.raising = false
+	if err == nil {
+		p.ceiling = max(p.ceiling, asked)
+	}
+	return err
+}
+
+// roll begins the next segment.
 //
 // Step by step, and what would go wrong otherwise: (1) the old segment is
 // flushed, so that only the last file of a partition can have a torn end, and a
@@ -72,53 +195,24 @@ func (p *Partition) rollHere() (err error) {
 func (p *Partition) roll() error {
 	p.mu.Lock()
 	segs, end := p.segs.Load(), Offset(p.end.Load())
-	if segs == nil || p.topic.log.fs.Check(siteRollFlushed, p.flushed == end) {
+	if p.topic.log.fs.Check(siteRollFlushed, p.flushed == end) {
 		p.mu.Unlock()
 	} else if err := p.unlockAndFlush(context.Background(), end); err != nil {
-		// The partition is offline, which writable says.
-		p.mu.Lock()
-		p.endRoll()
-		return nil
+		return err
 	}
-	var file vfs.File
-	var err error
-	if segs == nil {
-		segs = new(segmentSet)
-		file, err = p.create()
-	} else {
-		p.writeIndex(segs.active().index.Load())
-		file, err = p.createSegment(end)
+	p.writeIndex(segs.active().index.Load())
+	file, err := p.createSegment(end)
+	if err != nil {
+		return fmt.Errorf("begin segment %d: %w", end, err)
 	}
 	p.mu.Lock()
-	defer p.reportFailure()
-	defer p.endRoll()
-	switch {
-	case err != nil:
-		return p.rollFailed(fmt.Errorf("begin segment %d: %w", end, err))
-	case p.closed:
+	defer p.mu.Unlock()
+	if p.closed {
 		return file.Close() // too late: nothing will be appended
 	}
 	p.segs.Store(segs.with(newSegment(end, file).withIndex(newOffsetIndex(end, maxIndexBytes))))
 	p.flushedSize = 0
 	return nil
-}
-
-// rollFailed decides what a failed roll means. Nothing was appended, so nothing
-// is in doubt; a full disk and what is wrong with the directory may be mended.
-func (p *Partition) rollFailed(err error) error {
-	var damaged *CorruptError
-	if full := diskError(err); errors.Is(full, ErrDiskFull) || errors.As(err, &damaged) {
-		return full
-	}
-	p.fail(err)
-	return fmt.Errorf("%w: %w", ErrPartitionFailed, err)
-}
-
-// endRoll lets the others go on. Called with mu held; it releases it.
-func (p *Partition) endRoll() {
-	close(p.rolling)
-	p.rolling = nil
-	p.mu.Unlock()
 }
 
 // createSegment makes the file of a segment, durably.
@@ -145,7 +239,7 @@ const partitionMetadataName = "partition.metadata"
 // first batch is written: a batch that survives a power cut must not be found
 // in a directory that does not say whose it is. What an earlier, unfinished
 // attempt left is made anew.
-func (p *Partition) create() (vfs.File, error) {
+func (p *Partition) create(base Offset, epoch int32) (vfs.File, error) {
 	fsys := p.topic.log.fs
 	if err := fsys.Mkdir(p.dir); errors.Is(err, fs.ErrExist) {
 		// It is a remainder of ours, or on a file system that folds case
@@ -156,9 +250,12 @@ func (p *Partition) create() (vfs.File, error) {
 	} else if err != nil {
 		return nil, err
 	}
-	file, err := fsys.Create(p.path(logFileName(0)))
+	file, err := fsys.Create(p.path(logFileName(base)))
 	if err != nil {
 		return nil, err
+	}
+	if err = p.beginEpoch(epoch, base); err != nil {
+		return nil, errors.Join(err, file.Close())
 	}
 	err = vfs.WriteFileAtomic(fsys, sitePartitionMetadata, p.path(partitionMetadataName), formatPartitionMetadata(p.topic.id))
 	if err == nil {

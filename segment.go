@@ -233,7 +233,7 @@ func startsChain(w *window, pos int64, h batch.Batch) (bool, error) {
 		if err != nil {
 			return false, unlessDamage(err)
 		}
-		if !batch.Plausible(after) || batch.Batch(after).BaseOffset() != next {
+		if !batch.Plausible(after) || !follows(Offset(next), h.LeaderEpoch(), batch.Batch(after)) {
 			return false, nil
 		}
 	}

@@ -1,7 +1,6 @@
 package riffle
 
 import (
-	"bufio"
 	"bytes"
 	"crypto/rand"
 	"encoding/base64"
@@ -9,8 +8,6 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
-	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/rifflelog/riffle/internal/vfs"
@@ -21,13 +18,11 @@ import (
 
 const (
 	metaPropertiesName = "meta.properties"
-	checkpointName     = "recovery-point-offset-checkpoint"
-	// maxSideFile bounds what is read of one: the largest has a line for each
-	// partition.
-	maxSideFile = 64 << 20
+	// maxSideFile bounds what is read of one: the largest, of leader epochs, has
+	// a line for each unclean stop.
+	maxSideFile = 16 << 20
 
-	siteMetaProperties vfs.Site = "log.metaproperties" // .flush and .syncdir
-	siteCheckpoint     vfs.Site = "log.checkpoint"     // likewise
+	siteMetaProperties vfs.Site = "log.metaproperties.flush"
 )
 
 // newID returns a random id that does not begin with '-' when it is printed,
@@ -99,7 +94,9 @@ func (l *Log) loadMetaProperties() error {
 	} {
 		fmt.Fprintf(&b, "%s=%s\n", kv[0], kv[1])
 	}
-	return diskError(vfs.WriteFileAtomic(l.fs, siteMetaProperties, name, b.Bytes()))
+	// Its name is durable when openBounds has flushed the directory, which comes
+	// before anything else is made there.
+	return diskError(vfs.ReplaceFile(l.fs, siteMetaProperties, name, b.Bytes()))
 }
 
 // checkMetaProperties refuses a directory that is not ours, or of a later
@@ -120,70 +117,4 @@ func checkMetaProperties(name string, data []byte) error {
 		return fmt.Errorf("%w: %s has riffle.format %s, this version reads %s", errors.ErrUnsupported, name, format, metaFormat)
 	}
 	return nil
-}
-
-// checkpoint says up to which offset partitions were flushed once. It is a
-// lower bound: offsets are not used twice, so an old one stays true.
-type checkpoint map[TopicPartition]Offset
-
-// format returns the file: version 0, the number of lines, and a line for each
-// partition.
-func (c checkpoint) format() []byte {
-	var lines []string
-	for tp, o := range c {
-		lines = append(lines, fmt.Sprintf("%s %d %d\n", tp.Topic, tp.Partition, o))
-	}
-	slices.Sort(lines)
-	return fmt.Appendf(nil, "0\n%d\n%s", len(lines), strings.Join(lines, ""))
-}
-
-// parseCheckpoint reads the file; what is not whole is worth nothing.
-func parseCheckpoint(data []byte) (checkpoint, error) {
-	s := bufio.NewScanner(bytes.NewReader(data))
-	if !s.Scan() || s.Text() != "0" {
-		return nil, errors.New("not of version 0")
-	}
-	if !s.Scan() {
-		return nil, errors.New("cut short")
-	}
-	n, err := strconv.Atoi(s.Text())
-	if err != nil {
-		return nil, err
-	}
-	c := make(checkpoint)
-	for s.Scan() {
-		f := strings.Fields(s.Text())
-		if len(f) != 3 {
-			return nil, fmt.Errorf("line %q has not three fields", s.Text())
-		}
-		part, err1 := strconv.Atoi(f[1])
-		o, err2 := strconv.ParseInt(f[2], 10, 64)
-		if err := errors.Join(err1, err2, s.Err()); err != nil || o < 0 {
-			return nil, fmt.Errorf("line %q: %w", s.Text(), errors.Join(err, errors.New("no offset")))
-		}
-		c[TopicPartition{f[0], part}] = Offset(o)
-	}
-	if len(c) != n {
-		return nil, fmt.Errorf("%d lines of %d", len(c), n)
-	}
-	return c, s.Err()
-}
-
-// loadCheckpoint returns the recovery points. Without a readable file nothing
-// is known, and recovery looks at everything.
-func (l *Log) loadCheckpoint() checkpoint {
-	name := filepath.Join(l.dir, checkpointName)
-	data, err := vfs.ReadFile(l.fs, name, maxSideFile)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	var c checkpoint
-	if err == nil {
-		c, err = parseCheckpoint(data)
-	}
-	if err != nil {
-		l.opts.Logger.Warn("recovery points are lost", "file", name, "err", err)
-		return nil
-	}
-	return c
 }

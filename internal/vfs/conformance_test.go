@@ -364,6 +364,26 @@ func TestTouchingWhatWasCutIsAnError(t *testing.T) {
 	})
 }
 
+// BootID stays the same until the machine starts again, which a power cut of
+// memfs is; an error in asking for it makes it unknown.
+func TestBootIDChangesWithTheBoot(t *testing.T) {
+	onEach(t, func(t *testing.T, fsys vfs.FS, _ string) {
+		require.Equal(t, fsys.BootID(), fsys.BootID())
+	})
+	m := memfs.New()
+	again := m.CrashClone(1)
+	twice := again.CrashClone(1)
+	require.NotEqual(t, m.BootID(), again.BootID())
+	require.NotEqual(t, m.BootID(), twice.BootID())
+	require.NotEqual(t, again.BootID(), twice.BootID())
+	m.SetBootID("")
+	require.Empty(t, m.BootID())
+	e := errfs.New(again)
+	e.FailKind(errfs.BootID, 1, nil)
+	require.Empty(t, e.BootID())
+	require.Equal(t, again.BootID(), e.BootID())
+}
+
 // Space tells free bytes, and Check returns what it is given.
 func TestSpaceAndCheck(t *testing.T) {
 	onEach(t, func(t *testing.T, fsys vfs.FS, dir string) {

@@ -19,16 +19,25 @@ const TempSuffix = ".tmp"
 // After an error from the last step, flushing the directory, the new content
 // is already there to read. Two calls for one name must not run at once.
 func WriteFileAtomic(fsys FS, site Site, name string, data []byte) error {
+	if err := ReplaceFile(fsys, site+".flush", name, data); err != nil {
+		return err
+	}
+	return fsys.SyncDir(site+".syncdir", filepath.Dir(name))
+}
+
+// ReplaceFile is WriteFileAtomic without its last step: until the directory is
+// flushed, a crash may leave the old content, or no file where there was none.
+// It flushes at site.
+func ReplaceFile(fsys FS, site Site, name string, data []byte) error {
 	temp := name + TempSuffix
-	err := writeFlushed(fsys, site+".flush", temp, data)
+	err := writeFlushed(fsys, site, temp, data)
 	if err == nil {
 		err = fsys.Rename(temp, name)
 	}
 	if err != nil {
 		_ = fsys.Remove(temp) // it may not be there; the first error is the one to tell
-		return err
 	}
-	return fsys.SyncDir(site+".syncdir", filepath.Dir(name))
+	return err
 }
 
 func writeFlushed(fsys FS, site Site, name string, data []byte) error {

@@ -98,6 +98,8 @@ func (osFS) Space(name string) (Space, error) {
 	return space, nil
 }
 
+func (osFS) BootID() string { return bootID() }
+
 func (osFS) Check(_ Site, ok bool) bool { return ok }
 
 // osLock is a locked file. The lock is given back before the file is closed,

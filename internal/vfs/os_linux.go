@@ -3,8 +3,10 @@
 package vfs
 
 import (
+	"bytes"
 	"errors"
 	"io/fs"
+	"os"
 
 	"golang.org/x/sys/unix"
 )
@@ -50,6 +52,16 @@ func (o *osFile) mapRange(off int64, n int, writable bool) (Mapping, error) {
 		return nil, err
 	}
 	return m, nil
+}
+
+// bootID is a random id that the kernel draws when it starts. A container has
+// its host's, whose page cache it uses.
+func bootID() string {
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "" // no /proc here
+	}
+	return string(bytes.TrimSpace(id))
 }
 
 // control calls f with the file's descriptor, again if a signal interrupts it,

@@ -28,6 +28,11 @@ func mapping2(t *testing.T) (File, *mapping) {
 	return f, m.(*mapping)
 }
 
+// The kernel's boot id is 36 characters, as it prints a uuid.
+func TestBootIDIsTheKernels(t *testing.T) {
+	require.Len(t, OS().BootID(), 36)
+}
+
 // The four guarded accesses allocate nothing: they are on the path of every
 // record.
 func TestMappingAccessDoesNotAllocate(t *testing.T) {

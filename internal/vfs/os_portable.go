@@ -14,6 +14,8 @@ func (o *osFile) zero(off, n int64) error { return o.writeZeros(off, n) }
 
 func (o *osFile) sync() error { return o.f.Sync() }
 
+func bootID() string { return "" }
+
 func (o *osFile) mapRange(int64, int, bool) (Mapping, error) {
 	return nil, pathError("map", o.f.Name(), errors.ErrUnsupported)
 }

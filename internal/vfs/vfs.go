@@ -65,6 +65,10 @@ type FS interface {
 	Lock(name string) (io.Closer, error)
 	// Space describes the file system that name is on.
 	Space(name string) (Space, error)
+	// BootID names the time since the machine started: what was written to a
+	// file by now is still there to read, flushed or not, as long as it is the
+	// same. No two starts share one. Empty if it is unknown.
+	BootID() string
 	// Check returns ok. It stands around the condition of each check that a
 	// crash must not pass, so that a test can answer true for one site.
 	Check(site Site, ok bool) bool

@@ -24,8 +24,8 @@ import (
 type Kind string
 
 // The kinds of operations. An injected error of Close, Unlock or Unmap is
-// returned after the thing was closed, as close(2) does; one of Check is
-// ignored, as it has no error to return.
+// returned after the thing was closed, as close(2) does. Check and BootID have
+// no error to return: one of Check is ignored, one of BootID makes it unknown.
 const (
 	Create    Kind = "create"
 	Open      Kind = "open"
@@ -39,6 +39,7 @@ const (
 	Lock      Kind = "lock"
 	Unlock    Kind = "unlock"
 	Space     Kind = "space"
+	BootID    Kind = "bootid"
 	Check     Kind = "check"
 	Read      Kind = "read"
 	Write     Kind = "write"
@@ -276,6 +277,14 @@ func (e *FS) Space(name string) (vfs.Space, error) {
 		return vfs.Space{}, err
 	}
 	return e.inner.Space(name)
+}
+
+// BootID implements [vfs.FS].
+func (e *FS) BootID() string {
+	if _, err := e.begin(Op{Kind: BootID}); err != nil {
+		return ""
+	}
+	return e.inner.BootID()
 }
 
 // Check implements [vfs.FS].

@@ -63,6 +63,7 @@ func TestEveryCallIsAnOperation(t *testing.T) {
 		{Kind: errfs.Lock, Name: "/l"},
 		{Kind: errfs.Unlock, Name: "/l"},
 		{Kind: errfs.Space, Name: "/"},
+		{Kind: errfs.BootID},
 		{Kind: errfs.Check, Site: "c"},
 		{Kind: errfs.Remove, Name: "/g"},
 	}
@@ -102,6 +103,7 @@ func callAll(e *errfs.FS) {
 	l, _ := e.Lock("/l")
 	_ = l.Close()
 	_, _ = e.Space("/")
+	e.BootID()
 	e.Check("c", true)
 	_ = e.Remove("/g")
 }

@@ -1,6 +1,7 @@
 package memfs
 
 import (
+	"fmt"
 	"maps"
 	"math/rand/v2"
 	"slices"
@@ -10,7 +11,8 @@ import (
 // disk could be in after a power cut now. The same operations and the same seed
 // give the same state. Nothing in it is open or locked, and all of it is
 // durable. The original goes on. CrashClone sees the whole file system at one
-// moment between operations, also while others use it.
+// moment between operations, also while others use it. The boot id is another
+// one.
 //
 // The model, in which only what was flushed can be trusted:
 //
@@ -55,6 +57,8 @@ func (m *FS) CrashClone(seed uint64) *FS {
 		f.from.mu.Unlock()
 	}
 	c.SetFree(m.free.Load() + m.used.Load() - c.used.Load())
+	c.powerCuts.Store(m.powerCuts.Load() + 1)
+	c.SetBootID(fmt.Sprintf("boot-%d", c.powerCuts.Load()))
 	return c
 }
 

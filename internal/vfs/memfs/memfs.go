@@ -37,6 +37,9 @@ type FS struct {
 	openFiles atomic.Int64
 	mappings  atomic.Int64
 
+	boot      atomic.Pointer[string] // the boot id
+	powerCuts atomic.Int64           // power cuts that led here
+
 	// mu guards the names. It may be held when a file's mu is taken, never the
 	// reverse.
 	mu      sync.Mutex
@@ -60,8 +63,13 @@ func New() *FS {
 	m.root = m.newNode(nil)
 	m.live, m.durable = newTree(), newTree()
 	m.free.Store(defaultFree)
+	m.SetBootID("boot-0")
 	return m
 }
+
+// SetBootID sets what BootID returns; at first it is "boot-0", and "boot-n"
+// after n power cuts in a row.
+func (m *FS) SetBootID(id string) { m.boot.Store(&id) }
 
 // SetFree sets how many bytes may still be written. Space is taken in pages of
 // 4 KiB when they are first written or allocated, and given back by Truncate
@@ -259,6 +267,9 @@ func (m *FS) Space(name string) (vfs.Space, error) {
 	free := m.free.Load()
 	return vfs.Space{Free: free, Total: free + m.used.Load(), Type: "memfs", MapWrites: true}, nil
 }
+
+// BootID implements [vfs.FS].
+func (m *FS) BootID() string { return *m.boot.Load() }
 
 // Check implements [vfs.FS].
 func (m *FS) Check(_ vfs.Site, ok bool) bool { return ok }
