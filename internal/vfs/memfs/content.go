@@ -30,9 +30,12 @@ type file struct {
 	cuts  []int64
 }
 
+// sizeState is a size of the file, and those on the way to it: a write makes the
+// file longer page by page, so it may be found with any page boundary in
+// (from, size) as its end. All of them count as one, however many they are.
 type sizeState struct {
-	age  int
-	size int64
+	age        int
+	from, size int64
 }
 
 func newFile(m *FS) *file { return &file{m: m, refs: 1, sizes: []sizeState{{}}} }
@@ -107,7 +110,7 @@ func (f *file) writeAt(p []byte, off int64) (int, error) {
 		done += copy(pg.live[from:], p[done:])
 	}
 	if done > 0 {
-		f.grow(off + int64(done))
+		f.grow(off, off+int64(done))
 	}
 	return done, err
 }
@@ -116,12 +119,12 @@ func (f *file) truncate(size int64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if size >= f.size {
-		f.grow(size)
+		f.grow(size, size)
 		return
 	}
 	f.cuts = append(f.cuts, size)
 	f.size = size
-	f.sizes = append(f.sizes, sizeState{len(f.cuts), size})
+	f.sizes = append(f.sizes, sizeState{len(f.cuts), size, size})
 	first, from := split(size)
 	for i := first; i < len(f.pages); i++ {
 		if pg := f.pages[i]; pg != nil {
@@ -140,7 +143,7 @@ func (f *file) allocate(off, n int64) error {
 			return vfs.ErrNoSpace
 		}
 	}
-	f.grow(off + n)
+	f.grow(off, off+n)
 	return nil
 }
 
@@ -159,13 +162,13 @@ func (f *file) zero(off, n int64) {
 	}
 }
 
-// grow makes the file at least size bytes long.
-func (f *file) grow(size int64) {
+// grow makes the file at least size bytes long, page by page from off on.
+func (f *file) grow(off, size int64) {
 	if size <= f.size {
 		return
 	}
+	f.sizes = append(f.sizes, sizeState{len(f.cuts), max(f.size, off), size})
 	f.size = size
-	f.sizes = append(f.sizes, sizeState{len(f.cuts), size})
 	if len(f.sizes) > maxPast {
 		f.sizes = thin(f.sizes, func(a, b sizeState) bool { return a.age == b.age })
 	}
@@ -182,7 +185,7 @@ func (f *file) sync() {
 		}
 	}
 	f.cuts = nil
-	f.sizes = []sizeState{{0, f.size}}
+	f.sizes = []sizeState{{0, f.size, f.size}}
 }
 
 // failSync does what a flush does that fails, as on Linux: what was to be

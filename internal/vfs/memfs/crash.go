@@ -22,9 +22,10 @@ import (
 //     remembered), or torn: each sector of 512 bytes makes its own choice. Of
 //     the time between stores through a mapping only the first store since a
 //     flush, other writes and the present are remembered.
-//   - Size. It is one that the file had since the last Sync, independently of
+//   - Size. It is one that the file had since the last Sync, or a page boundary
+//     inside a write or an allocation that made it longer. It is independent of
 //     the content: longer than what arrived (zeros), or shorter (the rest is
-//     gone).
+//     gone). Of the operations that changed it, up to 8 are remembered.
 //   - Cuts. A Truncate that made the file shorter has happened or not. If not,
 //     the file has a size and content from before it, and nothing that was
 //     written beyond the cut afterwards. If it has, nothing of what was there.
@@ -160,7 +161,7 @@ func (m *FS) copyNames(root *node, t *tree) []filePair {
 func (f *file) crash(r *rand.Rand, c *file) {
 	age := r.IntN(len(f.cuts) + 1)
 	c.size = f.drawSize(r, age)
-	c.sizes = []sizeState{{0, c.size}}
+	c.sizes = []sizeState{{0, c.size, c.size}}
 	mood := newMood(r)
 	for i := range pagesOf(c.size) {
 		if pg := f.at(i); pg != nil {
@@ -178,19 +179,30 @@ func (f *file) crash(r *rand.Rand, c *file) {
 }
 
 func (f *file) drawSize(r *rand.Rand, age int) int64 {
-	var sizes []int64
+	var sizes []sizeState
 	for _, s := range f.sizes {
 		if s.age == age {
-			sizes = append(sizes, s.size)
+			sizes = append(sizes, s)
 		}
 	}
 	switch r.IntN(3) {
 	case 0:
-		return sizes[0]
+		return sizes[0].size
 	case 1:
-		return sizes[len(sizes)-1]
+		return sizes[len(sizes)-1].size
 	}
-	return sizes[r.IntN(len(sizes))]
+	return sizes[r.IntN(len(sizes))].draw(r)
+}
+
+// draw returns the size or a page boundary on the way to it.
+func (s sizeState) draw(r *rand.Rand) int64 {
+	first := int(s.from/pageBytes) + 1
+	between := max(0, pagesOf(s.size)-first)
+	n := r.IntN(between + 1)
+	if n == between {
+		return s.size
+	}
+	return int64(first+n) * pageBytes
 }
 
 // draw returns what the disk holds of the page; nil means zeros.

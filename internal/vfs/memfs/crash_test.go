@@ -143,6 +143,47 @@ func TestCrashSeparatesSizeAndContent(t *testing.T) {
 	requireStates(t, m, content("/f"), "a", "ab", "a-", "a?")
 }
 
+// A write that makes the file longer does so page by page: the file may end at
+// each page boundary inside it, and nowhere else.
+func TestCrashEndsAFileInsideAWrite(t *testing.T) {
+	m := memfs.New()
+	f := durable(t, m, "/f", "a")
+	_, err := f.WriteAt(fill("bbb"), page+100)
+	require.NoError(t, err)
+	size := func(c *memfs.FS) string {
+		e, err := c.Stat("/f")
+		require.NoError(t, err)
+		return fmt.Sprint(e.Size)
+	}
+	requireStates(t, m, size, "4096", "8192", "12288", "16384", "16484")
+	require.NoError(t, f.Sync("s"))
+	require.NoError(t, f.Allocate(6*page, 2*page))
+	requireStates(t, m, size, "16484", "28672", "32768")
+	require.NoError(t, f.Sync("s"))
+	require.NoError(t, f.Truncate(20*page))
+	requireStates(t, m, size, "32768", "81920")
+}
+
+// The boundaries inside one large write do not push out the sizes before it.
+func TestCrashRemembersSizesBeforeALargeWrite(t *testing.T) {
+	m := memfs.New()
+	f := durable(t, m, "/f", "a")
+	require.NoError(t, f.Truncate(page+1))
+	require.NoError(t, f.Truncate(page+2))
+	_, err := f.WriteAt(make([]byte, 1000*page), page)
+	require.NoError(t, err)
+	seen := map[int64]int{}
+	for seed := range uint64(seeds) {
+		e, err := m.CrashClone(seed).Stat("/f")
+		require.NoError(t, err)
+		seen[e.Size]++
+	}
+	for _, size := range []int64{page, page + 1, page + 2, 1001 * page} {
+		require.Positive(t, seen[size], size)
+	}
+	require.Greater(t, len(seen), 20)
+}
+
 // An unflushed cut has happened or not. If not, what it uncovers is what was
 // flushed there, also when other bytes were written there since.
 func TestCrashMayUndoACut(t *testing.T) {
@@ -413,7 +454,8 @@ func TestCrashCloneIsDeterministicAndIndependent(t *testing.T) {
 
 // Random operations on one file: each sector of a crashed file has a content
 // that the file had there since its last flush, and its size is one that it
-// had. The oracle is a list of all contents since then.
+// had, or a page boundary inside a write or allocation. The oracle is a list of
+// all contents and sizes since then.
 func TestCrashShowsOnlyWhatOnceWas(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		m := memfs.New()
@@ -422,58 +464,78 @@ func TestCrashShowsOnlyWhatOnceWas(t *testing.T) {
 		require.NoError(t, m.SyncDir("s", "/"))
 		p, err := f.Map(0, 10*page, true)
 		require.NoError(t, err)
-		past := [][]byte{nil}
+		once := &history{contents: [][]byte{nil}, sizes: map[int]bool{0: true}}
 		for range rapid.IntRange(1, 25).Draw(t, "operations") {
-			flushed := randomOperation(t, f, p)
+			what, off := randomOperation(t, f, p)
 			now, err := vfs.ReadFile(m, "/f", 1<<20)
 			require.NoError(t, err)
-			if flushed {
-				past = nil
-			}
-			past = append(past, now)
-			requireOnceWas(t, past, m.CrashClone(rapid.Uint64().Draw(t, "seed")))
+			once.add(what, off, now)
+			once.require(t, m.CrashClone(rapid.Uint64().Draw(t, "seed")))
 		}
 	})
 }
 
-// randomOperation tells whether it was a flush.
-func randomOperation(t *rapid.T, f vfs.File, p vfs.Mapping) bool {
-	off := rapid.Int64Range(0, 6*8).Draw(t, "sector") * sector
+// randomOperation tells what it did, and where.
+func randomOperation(t *rapid.T, f vfs.File, p vfs.Mapping) (what string, off int64) {
+	off = rapid.Int64Range(0, 6*8).Draw(t, "sector") * sector
 	n := rapid.Int64Range(1, 20).Draw(t, "sectors") * sector
 	data := bytes.Repeat([]byte{rapid.Byte().Draw(t, "byte")}, int(n))
+	all := []string{"write", "write", "store", "truncate", "allocate", "zero", "sync", "nothing"}
+	what = rapid.SampledFrom(all).Draw(t, "what")
 	var err error
-	switch rapid.IntRange(0, 7).Draw(t, "what") {
-	case 0, 1:
+	switch what {
+	case "write":
 		_, err = f.WriteAt(data, off)
-	case 2:
+	case "store":
 		if _, err = p.WriteAt(data, off); errors.Is(err, vfs.ErrFault) {
 			err = nil
 		}
-	case 3:
+	case "truncate":
 		err = f.Truncate(off)
-	case 4:
+	case "allocate":
 		err = f.Allocate(off, n)
-	case 5:
+	case "zero":
 		err = f.Zero("s", off, n)
-	case 6:
-		require.NoError(t, f.Sync("s"))
-		return true
+	case "sync":
+		err = f.Sync("s")
 	}
 	require.NoError(t, err)
-	return false
+	return what, off
 }
 
-func requireOnceWas(t *rapid.T, past [][]byte, c *memfs.FS) {
+// history is what a file was since its last flush.
+type history struct {
+	contents [][]byte
+	sizes    map[int]bool
+}
+
+func (h *history) add(what string, off int64, now []byte) {
+	before := len(h.contents[len(h.contents)-1])
+	switch what {
+	case "sync":
+		h.contents, h.sizes = nil, map[int]bool{}
+	case "write", "allocate":
+		for size := page; size < len(now); size += page {
+			if size > max(before, int(off)) {
+				h.sizes[size] = true
+			}
+		}
+	}
+	h.contents = append(h.contents, now)
+	h.sizes[len(now)] = true
+}
+
+func (h *history) require(t *rapid.T, c *memfs.FS) {
 	got, err := vfs.ReadFile(c, "/f", 1<<20)
 	require.NoError(t, err)
-	require.True(t, slices.ContainsFunc(past, func(p []byte) bool { return len(p) == len(got) }), "size %d", len(got))
+	require.True(t, h.sizes[len(got)], "size %d", len(got))
 	at := func(p []byte, off int) []byte {
 		s := make([]byte, sector)
 		copy(s, p[min(off, len(p)):])
 		return s
 	}
 	for off := 0; off < len(got); off += sector {
-		require.True(t, slices.ContainsFunc(past, func(p []byte) bool {
+		require.True(t, slices.ContainsFunc(h.contents, func(p []byte) bool {
 			return bytes.Equal(at(p, off), at(got, off))
 		}), "sector at %d", off)
 	}
