@@ -28,7 +28,9 @@ import (
 //     gone). Of the operations that changed it, up to 8 are remembered.
 //   - Cuts. A Truncate that made the file shorter has happened or not. If not,
 //     the file has a size and content from before it, and nothing that was
-//     written beyond the cut afterwards. If it has, nothing of what was there.
+//     written beyond the cut afterwards; but the page that the cut went through
+//     is written in its old place, so it may be as of then or any time since.
+//     If it has, nothing of what was there is left.
 //   - A failed flush (see package errfs) leaves its pages readable and clean.
 //     The disk most likely has none of them, and no later Sync brings them
 //     there, unless they are written again. Sizes and cuts are only not durable
@@ -160,13 +162,14 @@ func (m *FS) copyNames(root *node, t *tree) []filePair {
 // crash draws a state of f into c, which is empty. The caller holds f.mu.
 func (f *file) crash(r *rand.Rand, c *file) {
 	age := r.IntN(len(f.cuts) + 1)
+	written := age + r.IntN(len(f.cuts)+1-age)
 	c.size = f.drawSize(r, age)
 	c.sizes = []sizeState{{0, c.size, c.size}}
 	mood := newMood(r)
 	for i := range pagesOf(c.size) {
 		if pg := f.at(i); pg != nil {
 			drawn := c.obtain(i)
-			if data := pg.draw(r, age, mood); data != nil {
+			if data := pg.draw(r, age, written, mood); data != nil {
 				drawn.live = *data
 			}
 			if end := c.size - int64(i)*pageBytes; end < pageBytes {
@@ -206,11 +209,11 @@ func (s sizeState) draw(r *rand.Rand) int64 {
 }
 
 // draw returns what the disk holds of the page; nil means zeros.
-func (p *page) draw(r *rand.Rand, age int, mood mood) *block {
+func (p *page) draw(r *rand.Rand, age, written int, mood mood) *block {
 	if !p.dirty && !p.lost {
 		return &p.live
 	}
-	states := p.states(age)
+	states := p.states(age, written)
 	oldest, newest := states[0], states[len(states)-1]
 	switch {
 	case len(states) == 1:

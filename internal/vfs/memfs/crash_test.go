@@ -221,6 +221,50 @@ func TestCrashAtACutInsideAPage(t *testing.T) {
 	require.Positive(t, seen["a?"]) // shorter, or with a zero tail
 }
 
+// A cut inside a page and a write into it after that: the page is written in its
+// place, so the disk may have that and not the cut. Zeros after the cut are part
+// of it, and pages beyond are as they were.
+func TestCrashAfterAWriteIntoAPageThatWasCut(t *testing.T) {
+	m := memfs.New()
+	f := durable(t, m, "/f", "aa")
+	require.NoError(t, f.Truncate(600))
+	_, err := f.WriteAt([]byte("b"), 50)
+	require.NoError(t, err)
+	look := func(c *memfs.FS) string {
+		data, err := vfs.ReadFile(c, "/f", 1<<20)
+		require.NoError(t, err)
+		if len(data) == 600 {
+			return fmt.Sprintf("cut %c", data[50])
+		}
+		return fmt.Sprintf("%d %c %c %c", len(data), data[50], max(data[1024], '-'), data[page])
+	}
+	// Of the page as it was, cut, and cut and written: whole or torn.
+	requireStates(t, m, look, "cut a", "cut b", "8192 a a a", "8192 a - a", "8192 b a a", "8192 b - a")
+
+	require.NoError(t, f.Truncate(0))
+	write(t, f, 0, "c")
+	seen := states(m, content("/f"))
+	require.Zero(t, seen["ca"], "written where a lost cut has taken the whole page away: %v", seen)
+	require.Positive(t, seen["c"])
+}
+
+// A page that was written twice and then cut may be as after the first write,
+// cut.
+func TestCrashAtACutOfAPageWrittenTwice(t *testing.T) {
+	m := memfs.New()
+	f := durable(t, m, "/f", "a")
+	write(t, f, 0, "b")
+	write(t, f, 0, "c")
+	require.NoError(t, f.Truncate(sector))
+	for _, want := range []byte("abc") {
+		require.Positive(t, states(m, func(c *memfs.FS) string {
+			data, err := vfs.ReadFile(c, "/f", page)
+			require.NoError(t, err)
+			return fmt.Sprintf("%d %c", len(data), data[0])
+		})[fmt.Sprintf("512 %c", want)])
+	}
+}
+
 // Stores through a mapping are changes like others, lost and kept by pages, and
 // a flush makes them durable.
 func TestCrashSeesMappedStores(t *testing.T) {

@@ -16,6 +16,10 @@ const (
 // page is 4 KiB of a file.
 //
 // The disk may hold any state of past that belongs to its age, or the live one.
+// A cut inside a page leaves it in its place on the disk, where it is then
+// written over, also if the cut itself is lost: states of later ages may be
+// there too. A cut that takes the whole page away ends that: what is written
+// there afterwards has another place, which is not the file's without the cut.
 // Invariant: if neither dirty nor lost, past is empty and live is on the disk.
 type page struct {
 	live block // first, to be aligned for atomic access
@@ -35,8 +39,9 @@ type block [pageBytes]byte
 
 // state is what a page was; nil means zeros.
 type state struct {
-	age  int
-	data *block
+	age   int
+	data  *block
+	fresh bool // the cut that began its age took the whole page away
 }
 
 // change is called before live is changed by all but stores through a mapping.
@@ -61,7 +66,11 @@ func (p *page) remember() {
 		return
 	}
 	data := p.live
-	p.past = append(p.past, state{p.age, &data})
+	p.past = append(p.past, state{age: p.age, data: &data})
+	p.thin()
+}
+
+func (p *page) thin() {
 	if len(p.past) > maxPast {
 		p.past = thin(p.past, func(a, b state) bool { return a.age == b.age })
 	}
@@ -72,15 +81,16 @@ func (p *page) remember() {
 // before, cut in the same way.
 func (p *page) cut(from, age int) {
 	p.change()
-	oldest := p.past[len(p.past)-1]
-	for i := len(p.past) - 1; i >= 0 && p.past[i].age == p.age; i-- {
-		oldest = p.past[i]
-	}
-	if from > 0 {
-		p.past = append(p.past, oldest.cut(from, age))
+	if from == 0 {
+		p.past = append(p.past, state{age: age, fresh: true})
 	} else {
-		p.past = append(p.past, state{age, nil})
+		for _, s := range p.past {
+			if s.age == p.age {
+				p.past = append(p.past, s.cut(from, age))
+			}
+		}
 	}
+	p.thin()
 	clear(p.live[from:])
 	p.age = age
 }
@@ -94,7 +104,7 @@ func (p *page) flushed() {
 		var past []state
 		for _, s := range p.past {
 			if s.age == p.age {
-				past = append(past, state{0, s.data})
+				past = append(past, state{data: s.data})
 			}
 		}
 		p.past = past
@@ -102,24 +112,28 @@ func (p *page) flushed() {
 	p.dirty, p.age = false, 0
 }
 
-// states returns what the disk may hold of a page that is dirty or lost in the
-// given age, oldest first.
-func (p *page) states(age int) []*block {
-	all := append(p.past[:len(p.past):len(p.past)], state{p.age, &p.live})
+// states returns what the disk may hold of a page that is dirty or lost, oldest
+// first, if the file on it is in the given age, and has been written to in the
+// ages up to written.
+func (p *page) states(age, written int) []*block {
+	all := append(p.past[:len(p.past):len(p.past)], state{age: p.age, data: &p.live})
 	newest := -1
 	for _, s := range all {
 		if s.age <= age {
 			newest = s.age
 		}
 	}
+	if newest < 0 {
+		return []*block{nil} // the page came with a later age
+	}
 	var states []*block
 	for _, s := range all {
-		if s.age == newest {
+		if s.age > newest && (s.age > written || s.fresh) {
+			break
+		}
+		if s.age >= newest {
 			states = append(states, s.data)
 		}
-	}
-	if states == nil {
-		states = []*block{nil} // the page came with a later age
 	}
 	return states
 }
@@ -133,11 +147,11 @@ func (s state) is(b *block) bool {
 
 func (s state) cut(from, age int) state {
 	if s.data == nil {
-		return state{age, nil}
+		return state{age: age}
 	}
 	data := *s.data
 	clear(data[from:])
-	return state{age, &data}
+	return state{age: age, data: &data}
 }
 
 // thin drops every other element, but neither the last one nor one that differs
