@@ -2,6 +2,7 @@ package memfs
 
 import (
 	"io"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"unsafe"
@@ -28,13 +29,14 @@ type file struct {
 	// to different ages never meets.
 	sizes []sizeState
 	cuts  []int64
+	clock int // how many sizes there were
 }
 
 // sizeState is a size of the file, and those on the way to it: a write makes the
 // file longer page by page, so it may be found with any page boundary in
 // (from, size) as its end. All of them count as one, however many they are.
 type sizeState struct {
-	age        int
+	age, time  int
 	from, size int64
 }
 
@@ -124,7 +126,7 @@ func (f *file) truncate(size int64) {
 	}
 	f.cuts = append(f.cuts, size)
 	f.size = size
-	f.sizes = append(f.sizes, sizeState{len(f.cuts), size, size})
+	f.addSize(size, size)
 	first, from := split(size)
 	for i := first; i < len(f.pages); i++ {
 		if pg := f.pages[i]; pg != nil {
@@ -167,10 +169,16 @@ func (f *file) grow(off, size int64) {
 	if size <= f.size {
 		return
 	}
-	f.sizes = append(f.sizes, sizeState{len(f.cuts), max(f.size, off), size})
+	f.addSize(max(f.size, off), size)
 	f.size = size
-	if len(f.sizes) > maxPast {
-		f.sizes = thin(f.sizes, func(a, b sizeState) bool { return a.age == b.age })
+}
+
+// addSize adds to sizes, and may forget another one.
+func (f *file) addSize(from, size int64) {
+	f.clock++
+	f.sizes = append(f.sizes, sizeState{len(f.cuts), f.clock, from, size})
+	if i := crowded(f.sizes, func(s sizeState) (int, int) { return s.age, s.time }); i > 0 {
+		f.sizes = slices.Delete(f.sizes, i, i+1)
 	}
 }
 
@@ -185,7 +193,7 @@ func (f *file) sync() {
 		}
 	}
 	f.cuts = nil
-	f.sizes = []sizeState{{0, f.size, f.size}}
+	f.sizes = []sizeState{{0, f.clock, f.size, f.size}}
 }
 
 // failSync does what a flush does that fails, as on Linux: what was to be
@@ -220,7 +228,8 @@ func (f *file) store(p []byte, off int64) error {
 	defer f.mu.RUnlock()
 	for len(p) > 0 {
 		i, from := split(off)
-		n := copy(f.pages[i].live[from:], p)
+		n := min(len(p), pageBytes-from)
+		f.pages[i].store(from, p[:n])
 		p, off = p[n:], off+int64(n)
 	}
 	return nil
@@ -246,13 +255,24 @@ func (f *file) storeWord(off int64, v uint64) error {
 	}
 	defer f.mu.RUnlock()
 	i, from := split(off)
-	atomic.StoreUint64((*uint64)(unsafe.Pointer(&f.pages[i].live[from])), v)
+	f.pages[i].storeWord(from, v)
 	return nil
 }
 
-// fault does what a page fault does before the first store into clean pages:
-// it makes [off, off+n) present and dirty. Without an error it returns with mu
-// held for reading.
+// prefault makes [off, off+n) present and dirty.
+func (f *file) prefault(off int64, n int) error {
+	if err := f.fault(off, n); err != nil {
+		return err
+	}
+	defer f.mu.RUnlock()
+	for i := int(off / pageBytes); i < pagesOf(off+int64(n)); i++ {
+		f.pages[i].touch()
+	}
+	return nil
+}
+
+// fault does what a page fault does before the first store into pages: it makes
+// [off, off+n) present. Without an error it returns with mu held for reading.
 func (f *file) fault(off int64, n int) error {
 	for {
 		f.mu.RLock()
@@ -261,9 +281,6 @@ func (f *file) fault(off int64, n int) error {
 			return vfs.ErrFault
 		}
 		if f.present(off, n) {
-			for i := int(off / pageBytes); i < pagesOf(off+int64(n)); i++ {
-				f.pages[i].touch()
-			}
 			return nil
 		}
 		f.mu.RUnlock()

@@ -19,9 +19,8 @@ import (
 //   - Content. A page of 4 KiB that was not changed since the last Sync of its
 //     file is as it is. A changed one is, independently of all others, as of
 //     that Sync, or as now, or as at any time in between (of which up to 8 are
-//     remembered), or torn: each sector of 512 bytes makes its own choice. Of
-//     the time between stores through a mapping only the first store since a
-//     flush, other writes and the present are remembered.
+//     remembered), or torn: each sector of 512 bytes makes its own choice. Each
+//     write and each store through a mapping is such a time.
 //   - Size. It is one that the file had since the last Sync, or a page boundary
 //     inside a write or an allocation that made it longer. It is independent of
 //     the content: longer than what arrived (zeros), or shorter (the rest is
@@ -164,7 +163,7 @@ func (f *file) crash(r *rand.Rand, c *file) {
 	age := r.IntN(len(f.cuts) + 1)
 	written := age + r.IntN(len(f.cuts)+1-age)
 	c.size = f.drawSize(r, age)
-	c.sizes = []sizeState{{0, c.size, c.size}}
+	c.sizes = []sizeState{{0, 0, c.size, c.size}}
 	mood := newMood(r)
 	for i := range pagesOf(c.size) {
 		if pg := f.at(i); pg != nil {

@@ -2,6 +2,7 @@ package memfs_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -280,6 +281,68 @@ func TestCrashSeesMappedStores(t *testing.T) {
 	_, err = p.WriteAt(fill("c"), page)
 	require.NoError(t, err)
 	requireStates(t, m, content("/f"), "ab", "ac", "a?")
+}
+
+// Of several stores into one page, bytes and words, the disk may have the first
+// ones only, in their order; also after a write and a flush between them.
+func TestCrashSeesTheTimeBetweenMappedStores(t *testing.T) {
+	m := memfs.New()
+	f := durable(t, m, "/f", "-")
+	p, err := f.Map(0, page, true)
+	require.NoError(t, err)
+	store := func(letters ...byte) {
+		for i, l := range letters {
+			if i%2 == 0 {
+				_, err = p.WriteAt([]byte{l}, int64(8*i))
+			} else {
+				err = p.Store(8*i, uint64(l))
+			}
+			require.NoError(t, err)
+		}
+	}
+	look := func(c *memfs.FS) string {
+		data, err := vfs.ReadFile(c, "/f", page)
+		require.NoError(t, err)
+		return string([]byte{data[0], data[8], data[16], data[24]})
+	}
+	store('a', 'b', 'c', 'd')
+	requireStates(t, m, look, "----", "a---", "ab--", "abc-", "abcd")
+	_, err = f.WriteAt([]byte("e"), 0)
+	require.NoError(t, err)
+	store('f')
+	requireStates(t, m, look, "----", "a---", "ab--", "abc-", "abcd", "ebcd", "fbcd")
+	require.NoError(t, f.Sync("s"))
+	store('g', 'h')
+	requireStates(t, m, look, "fbcd", "gbcd", "ghcd")
+}
+
+// However many changes there were, some from each quarter of that time are
+// remembered: of a page that was stored into or written, and of a size.
+func TestCrashRemembersStatesSpreadOverTime(t *testing.T) {
+	m := memfs.New()
+	f := durable(t, m, "/f", "--")
+	p, err := f.Map(0, page, true)
+	require.NoError(t, err)
+	for v := range uint64(1000) {
+		require.NoError(t, p.Store(0, v))
+		_, err := f.WriteAt(binary.LittleEndian.AppendUint64(nil, v), page)
+		require.NoError(t, err)
+		require.NoError(t, f.Truncate(int64(2*page+v)))
+	}
+	seen := map[string]bool{}
+	for seed := range uint64(seeds) {
+		data, err := vfs.ReadFile(m.CrashClone(seed), "/f", 1<<20)
+		require.NoError(t, err)
+		word := func(off int) uint64 { return binary.LittleEndian.Uint64(data[off:]) }
+		for i, v := range []uint64{word(0), word(page), uint64(len(data) - 2*page)} {
+			seen[fmt.Sprintf("%d: %d", i, v/250)] = true
+		}
+	}
+	for i := range 3 {
+		for quarter := range 4 {
+			require.True(t, seen[fmt.Sprintf("%d: %d", i, quarter)], "%d %d: %v", i, quarter, seen)
+		}
+	}
 }
 
 // Each change of a name survives on its own until its directory is flushed; the

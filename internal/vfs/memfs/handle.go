@@ -195,10 +195,9 @@ func (p *mapping) Prefault(off, n int) error {
 	if err := p.mayWrite("prefault", int64(off), n); err != nil || n == 0 {
 		return err
 	}
-	if err := p.f.fault(p.off+int64(off), n); err != nil {
+	if err := p.f.prefault(p.off+int64(off), n); err != nil {
 		return pathError("prefault", p.name, err)
 	}
-	p.f.mu.RUnlock()
 	return nil
 }
 

@@ -1,15 +1,21 @@
 package memfs
 
-import "sync"
+import (
+	"encoding/binary"
+	"math"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"unsafe"
+)
 
 const (
 	pageBytes   = 4096
 	sectorBytes = 512 // what a disk writes as a whole
 
 	// maxPast is how many states of a page, and how many sizes of a file, are
-	// remembered since the last flush. When it is reached every other one is
-	// forgotten, so that those kept stay spread over that time; the first one
-	// of each age is never forgotten.
+	// remembered since the last flush. One more takes the place of another, so
+	// that those kept are spread over that time: see crowded.
 	maxPast = 8
 )
 
@@ -24,15 +30,23 @@ const (
 type page struct {
 	live block // first, to be aligned for atomic access
 
-	// mu lets stores through mappings agree on which is the first into a clean
-	// page. They hold the file's mu for reading; whoever holds it for writing
-	// needs no mu. It guards dirty and past. It is not taken to read live, so
-	// that it hides no race from the race detector.
+	// mu gives stores through mappings an order. They hold the file's mu for
+	// reading; whoever holds it for writing needs no mu. It guards all that
+	// follows. Bytes of live are copied without it, so that it hides no race
+	// from the race detector.
 	mu    sync.Mutex
 	dirty bool    // changed since the last flush, also one that failed
 	lost  bool    // a flush of it failed since the last one that worked on it
 	past  []state // before live, oldest first
+	clock int     // how many were put there
 	age   int     // that live belongs to: the number of the last cut that changed it
+
+	// still is what live is after the stores through mappings so far. While
+	// they run live is at no moment at rest, and cannot be remembered itself.
+	// It counts only if stored: since the first of them after any other change.
+	still  *block
+	stored bool
+	spare  *block // no longer in past, to be used again
 }
 
 type block [pageBytes]byte
@@ -40,39 +54,76 @@ type block [pageBytes]byte
 // state is what a page was; nil means zeros.
 type state struct {
 	age   int
+	time  int // by the page's clock
 	data  *block
 	fresh bool // the cut that began its age took the whole page away
 }
 
 // change is called before live is changed by all but stores through a mapping.
 func (p *page) change() {
-	p.remember()
-	p.dirty = true
+	p.remember(&p.live)
+	p.dirty, p.stored = true, false
 }
 
-// touch is called before a store through a mapping. Only the first one since a
-// flush leaves a state behind: later ones may run beside each other, and the
-// page is at no moment at rest.
+// store copies b to the given byte on behalf of a mapping.
+func (p *page) store(from int, b []byte) {
+	p.mu.Lock()
+	p.willStore(from, b)
+	p.mu.Unlock()
+	copy(p.live[from:], b)
+}
+
+// storeWord stores all at once, and in the order in which words are remembered.
+func (p *page) storeWord(from int, v uint64) {
+	var b [8]byte
+	binary.NativeEndian.PutUint64(b[:], v)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.willStore(from, b[:])
+	atomic.StoreUint64((*uint64)(unsafe.Pointer(&p.live[from])), v)
+}
+
+// touch does what making the page writable for a mapping does.
 func (p *page) touch() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.dirty {
-		p.change()
-	}
+	p.willStore(0, nil)
 }
 
-func (p *page) remember() {
-	if n := len(p.past); n > 0 && p.past[n-1].age == p.age && p.past[n-1].is(&p.live) {
+// willStore is called before b is stored through a mapping. The caller holds mu.
+func (p *page) willStore(from int, b []byte) {
+	if p.still == nil {
+		p.still = new(block)
+	}
+	if !p.stored {
+		*p.still = p.live // no store has begun since it was changed otherwise
+	}
+	p.remember(p.still)
+	copy(p.still[from:], b)
+	p.dirty, p.stored = true, true
+}
+
+// remember adds what the page is now to past.
+func (p *page) remember(now *block) {
+	if n := len(p.past); n > 0 && p.past[n-1].age == p.age && p.past[n-1].is(now) {
 		return
 	}
-	data := p.live
-	p.past = append(p.past, state{age: p.age, data: &data})
-	p.thin()
+	data := p.spare
+	if p.spare = nil; data == nil {
+		data = new(block)
+	}
+	*data = *now
+	p.add(state{age: p.age, data: data})
 }
 
-func (p *page) thin() {
-	if len(p.past) > maxPast {
-		p.past = thin(p.past, func(a, b state) bool { return a.age == b.age })
+// add adds s to past, and may forget another one.
+func (p *page) add(s state) {
+	s.time = p.clock
+	p.clock++
+	p.past = append(p.past, s)
+	if i := crowded(p.past, func(s state) (int, int) { return s.age, s.time }); i > 0 {
+		p.spare = p.past[i].data
+		p.past = slices.Delete(p.past, i, i+1)
 	}
 }
 
@@ -82,15 +133,14 @@ func (p *page) thin() {
 func (p *page) cut(from, age int) {
 	p.change()
 	if from == 0 {
-		p.past = append(p.past, state{age: age, fresh: true})
+		p.add(state{age: age, fresh: true})
 	} else {
-		for _, s := range p.past {
+		for _, s := range slices.Clone(p.past) {
 			if s.age == p.age {
-				p.past = append(p.past, s.cut(from, age))
+				p.add(s.cut(from, age))
 			}
 		}
 	}
-	p.thin()
 	clear(p.live[from:])
 	p.age = age
 }
@@ -109,7 +159,7 @@ func (p *page) flushed() {
 		}
 		p.past = past
 	}
-	p.dirty, p.age = false, 0
+	p.dirty, p.age, p.stored, p.spare = false, 0, false, nil
 }
 
 // states returns what the disk may hold of a page that is dirty or lost, oldest
@@ -154,14 +204,21 @@ func (s state) cut(from, age int) state {
 	return state{age: age, data: &data}
 }
 
-// thin drops every other element, but neither the last one nor one that differs
-// in kind from the one before it.
-func thin[T any](s []T, same func(a, b T) bool) []T {
-	kept := s[:1]
-	for i := 1; i < len(s); i++ {
-		if i%2 == 0 || i == len(s)-1 || !same(s[i-1], s[i]) {
-			kept = append(kept, s[i])
+// crowded returns which element of s is to be forgotten: of more than maxPast
+// the one whose neighbours are closest to each other in time. It is neither the
+// last one nor the first one of its age; 0 if there is no other.
+func crowded[T any](s []T, when func(T) (age, time int)) int {
+	if len(s) <= maxPast {
+		return 0
+	}
+	found, least := 0, math.MaxInt
+	for i := 1; i < len(s)-1; i++ {
+		ageBefore, before := when(s[i-1])
+		age, _ := when(s[i])
+		_, after := when(s[i+1])
+		if age == ageBefore && after-before < least {
+			found, least = i, after-before
 		}
 	}
-	return kept
+	return found
 }
