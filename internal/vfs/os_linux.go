@@ -14,10 +14,15 @@ import (
 // canMap says whether Map works.
 const canMap = true
 
-// allocate falls back to setting the size where the file system does not know
-// fallocate (NFS before 4.2, ext3).
+// pieceBytes is how much is allocated or zeroed at a time. Some kernels give a
+// whole fallocate up, and what it did back, when any signal comes (tmpfs), and
+// Go's own come every 10 ms: each piece takes less.
+const pieceBytes = 16 << 20
+
+// allocate falls back to setting the size where the file system does not
+// know fallocate (NFS before 4.2, ext3).
 func (o *osFile) allocate(off, n int64) error {
-	err := o.control("allocate", func(fd int) error { return unix.Fallocate(fd, 0, off, n) })
+	err := o.fallocate("allocate", 0, off, n)
 	if unsupported(err) {
 		return o.grow(off + n)
 	}
@@ -26,12 +31,29 @@ func (o *osFile) allocate(off, n int64) error {
 
 // zero keeps the size also if the file shrinks while it runs.
 func (o *osFile) zero(off, n int64) error {
-	const mode = unix.FALLOC_FL_ZERO_RANGE | unix.FALLOC_FL_KEEP_SIZE
-	err := o.control("zero", func(fd int) error { return unix.Fallocate(fd, mode, off, n) })
+	err := o.fallocate("zero", unix.FALLOC_FL_ZERO_RANGE|unix.FALLOC_FL_KEEP_SIZE, off, n)
 	if unsupported(err) {
 		return o.writeZeros(off, n)
 	}
 	return err
+}
+
+func (o *osFile) fallocate(op string, mode uint32, off, n int64) error {
+	return inPieces(off, n, func(off, n int64) error {
+		return o.control(op, func(fd int) error { return unix.Fallocate(fd, mode, off, n) })
+	})
+}
+
+// inPieces calls f for [off, off+n) piece by piece until it fails.
+func inPieces(off, n int64, f func(off, n int64) error) error {
+	for n > 0 {
+		piece := min(n, pieceBytes)
+		if err := f(off, piece); err != nil {
+			return err
+		}
+		off, n = off+piece, n-piece
+	}
+	return nil
 }
 
 func (o *osFile) sync() error {

@@ -145,6 +145,41 @@ func TestAllocateTakesBlocks(t *testing.T) {
 	require.EqualValues(t, 1<<20, size)
 }
 
+// A large range is allocated in pieces that touch, and an error ends that.
+func TestFallocateGoesInPieces(t *testing.T) {
+	type piece struct{ off, n int64 }
+	var got []piece
+	fail := errors.New("third")
+	err := inPieces(5, 3*pieceBytes+1, func(off, n int64) error {
+		got = append(got, piece{off, n})
+		return nil
+	})
+	require.NoError(t, err)
+	require.Equal(t, []piece{
+		{5, pieceBytes}, {5 + pieceBytes, pieceBytes}, {5 + 2*pieceBytes, pieceBytes}, {5 + 3*pieceBytes, 1},
+	}, got)
+	calls := 0
+	require.Equal(t, fail, inPieces(0, 10*pieceBytes, func(int64, int64) error {
+		if calls++; calls == 3 {
+			return fail
+		}
+		return nil
+	}))
+	require.Equal(t, 3, calls)
+}
+
+// A system call that a signal interrupts is tried again, but not for ever.
+func TestRetryHasABound(t *testing.T) {
+	calls := 0
+	require.NoError(t, retry(func() error {
+		if calls++; calls < 5 {
+			return syscall.EINTR
+		}
+		return nil
+	}))
+	require.Equal(t, syscall.EINTR, retry(func() error { return syscall.EINTR }))
+}
+
 // Space names the file system, and says that mapped stores are safe only where
 // that is known: tmpfs is, when there is one.
 func TestSpaceKnowsTmpfs(t *testing.T) {

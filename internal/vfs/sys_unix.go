@@ -55,13 +55,19 @@ func flock(f *os.File, how int) error {
 	return result
 }
 
-// retry calls f until no signal interrupts it.
+// maxRetries is far more signals than come while a system call that can finish
+// does so.
+const maxRetries = 1000
+
+// retry calls f until no signal interrupts it, or gives up with EINTR.
 func retry(f func() error) error {
-	for {
-		if err := f(); err != unix.EINTR {
+	var err error
+	for range maxRetries {
+		if err = f(); err != unix.EINTR {
 			return err
 		}
 	}
+	return err
 }
 
 func diskFull(err error) bool {
