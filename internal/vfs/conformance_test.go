@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -223,6 +224,40 @@ func TestSizesAndZeros(t *testing.T) {
 		n, err := f.ReadAt(nil, 1<<40)
 		require.True(t, n == 0 && err == nil, "an empty read ends nowhere")
 		require.NoError(t, f.Sync("s"))
+	})
+}
+
+// Allocate cuts nothing off that is written behind the end while it runs: a
+// writer appends, another goroutine allocates a little more than there is.
+func TestAllocateKeepsConcurrentWrites(t *testing.T) {
+	onEach(t, func(t *testing.T, fsys vfs.FS, dir string) {
+		f, err := fsys.Create(filepath.Join(dir, "f"))
+		require.NoError(t, err)
+		defer f.Close()
+		const blocks, blockBytes = 5000, 100
+		block := bytes.Repeat([]byte{1}, blockBytes)
+		var written atomic.Bool
+		done := make(chan error, 1)
+		go func() {
+			var err error
+			for err == nil && !written.Load() {
+				var size int64
+				if size, err = f.Size(); err == nil {
+					err = f.Allocate(size, 1)
+				}
+			}
+			done <- err
+		}()
+		for i := range int64(blocks) {
+			_, err := f.WriteAt(block, i*blockBytes)
+			require.NoError(t, err)
+		}
+		written.Store(true)
+		require.NoError(t, <-done)
+		got := make([]byte, blocks*blockBytes)
+		_, err = f.ReadAt(got, 0)
+		require.NoError(t, err)
+		require.Equal(t, len(got), bytes.Count(got, []byte{1}))
 	})
 }
 

@@ -114,6 +114,7 @@ func (l osLock) Close() error {
 type osFile struct {
 	f        *os.File
 	writable bool
+	growing  growLock
 }
 
 func open(name string, flag int) (File, error) {
@@ -158,6 +159,8 @@ func (o *osFile) WriteAt(p []byte, off int64) (int, error) {
 	if err := o.mayChange("write", off, int64(len(p))); err != nil {
 		return 0, err
 	}
+	o.growing.RLock()
+	defer o.growing.RUnlock()
 	n, err := o.f.WriteAt(p, off)
 	return n, noSpace(err)
 }
@@ -217,15 +220,6 @@ func (o *osFile) mayChange(op string, off, n int64) error {
 		return pathError(op, o.f.Name(), fs.ErrPermission)
 	}
 	return nil
-}
-
-// grow makes the file at least size bytes long.
-func (o *osFile) grow(size int64) error {
-	now, err := o.Size()
-	if err != nil || now >= size {
-		return err
-	}
-	return o.f.Truncate(size)
 }
 
 // zeroChunk is how much is written at a time where zeros must be written.

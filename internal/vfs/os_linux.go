@@ -14,17 +14,23 @@ import (
 // canMap says whether Map works.
 const canMap = true
 
+// growLock does nothing: what makes a file longer here never makes it shorter.
+type growLock struct{}
+
+func (growLock) RLock()   {}
+func (growLock) RUnlock() {}
+
 // pieceBytes is how much is allocated or zeroed at a time. Some kernels give a
 // whole fallocate up, and what it did back, when any signal comes (tmpfs), and
 // Go's own come every 10 ms: each piece takes less.
 const pieceBytes = 16 << 20
 
-// allocate falls back to setting the size where the file system does not
-// know fallocate (NFS before 4.2, ext3).
+// allocate falls back to writing zeros where the file system does not know
+// fallocate (NFS before 4.2, ext3).
 func (o *osFile) allocate(off, n int64) error {
 	err := o.fallocate("allocate", 0, off, n)
 	if unsupported(err) {
-		return o.grow(off + n)
+		return o.appendZeros(off + n)
 	}
 	return err
 }
@@ -54,6 +60,27 @@ func inPieces(off, n int64, f func(off, n int64) error) error {
 		off, n = off+piece, n-piece
 	}
 	return nil
+}
+
+// appendZeros makes the file at least size bytes long. The kernel writes each
+// zero behind the end as it then is. Setting the size instead would cut off what
+// was written behind it since it was asked for.
+func (o *osFile) appendZeros(size int64) error {
+	zeros := make([]byte, zeroChunk)
+	for {
+		now, err := o.Size()
+		if err != nil || now >= size {
+			return err
+		}
+		chunk := zeros[:min(size-now, zeroChunk)]
+		err = o.control("allocate", func(fd int) error {
+			_, err := unix.Pwritev2(fd, [][]byte{chunk}, 0, unix.RWF_APPEND)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
 }
 
 func (o *osFile) sync() error {

@@ -3,6 +3,7 @@
 package vfs
 
 import (
+	"bytes"
 	"errors"
 	"io/fs"
 	"os"
@@ -134,7 +135,7 @@ func TestAllocateTakesBlocks(t *testing.T) {
 	o := f.(*osFile)
 	_, err = f.WriteAt([]byte("0123456789"), 200_000)
 	require.NoError(t, err)
-	require.NoError(t, o.grow(10))
+	require.NoError(t, o.appendZeros(10))
 	require.NoError(t, o.writeZeros(100, 200_000-95))
 	got := make([]byte, 10)
 	_, err = f.ReadAt(got, 200_000)
@@ -143,6 +144,41 @@ func TestAllocateTakesBlocks(t *testing.T) {
 	size, err := f.Size()
 	require.NoError(t, err)
 	require.EqualValues(t, 1<<20, size)
+}
+
+// Where the file system does not know fallocate the file grows by zeros, and
+// concurrent writes beyond its end are kept.
+func TestAppendedZerosKeepConcurrentWrites(t *testing.T) {
+	f, err := OS().Create(filepath.Join(t.TempDir(), "f"))
+	require.NoError(t, err)
+	defer f.Close()
+	o := f.(*osFile)
+	if err := o.appendZeros(zeroChunk + 7); unsupported(err) {
+		t.Skip(err) // a kernel before 4.16
+	}
+	size, err := f.Size()
+	require.NoError(t, err)
+	require.EqualValues(t, zeroChunk+7, size)
+	const n, block = 2000, 500
+	done := make(chan error, 1)
+	go func() {
+		var err error
+		for i := 0; i < n && err == nil; i++ {
+			err = o.appendZeros(int64(zeroChunk + i*block))
+		}
+		done <- err
+	}()
+	ones := bytes.Repeat([]byte{1}, block)
+	for i := range n {
+		_, err := f.WriteAt(ones, int64(zeroChunk+i*block))
+		require.NoError(t, err)
+	}
+	require.NoError(t, <-done)
+	got := make([]byte, zeroChunk+n*block)
+	_, err = f.ReadAt(got, 0)
+	require.NoError(t, err)
+	require.Equal(t, zeroChunk, bytes.IndexByte(got, 1))
+	require.Equal(t, n*block, bytes.Count(got, []byte{1}))
 }
 
 // A large range is allocated in pieces that touch, and an error ends that.

@@ -2,13 +2,30 @@
 
 package vfs
 
-import "errors"
+import (
+	"errors"
+	"sync"
+)
 
 // canMap says whether Map works.
 const canMap = false
 
-// allocate cannot set space aside here and only sets the size.
-func (o *osFile) allocate(off, n int64) error { return o.grow(off + n) }
+// growLock is held for reading while a file is written, and for writing while
+// allocate makes it longer.
+type growLock struct{ sync.RWMutex }
+
+// allocate cannot set space aside here and only sets the size. A write that made
+// the file longer between asking for its size and setting it would be cut off,
+// so writes wait.
+func (o *osFile) allocate(off, n int64) error {
+	o.growing.Lock()
+	defer o.growing.Unlock()
+	now, err := o.Size()
+	if err != nil || now >= off+n {
+		return err
+	}
+	return o.f.Truncate(off + n)
+}
 
 func (o *osFile) zero(off, n int64) error { return o.writeZeros(off, n) }
 

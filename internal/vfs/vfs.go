@@ -111,8 +111,9 @@ type File interface {
 	Truncate(size int64) error
 	// Allocate sets space aside for [off, off+n) and makes the file at least
 	// off+n bytes long; bytes not written yet read as zeros, written ones are
-	// kept. Where the platform cannot set space aside, it only sets the size.
-	// After an error the file may have grown by a part of it.
+	// kept, and so are those that WriteAt of this handle writes meanwhile. Where
+	// the platform cannot set space aside, it only sets the size. After an error
+	// the file may have grown by a part of it.
 	Allocate(off, n int64) error
 	// Zero makes [off, off+n) read as zeros without changing the size: what
 	// lies beyond the end is left alone.
