@@ -168,7 +168,7 @@ func (e *FS) begin(op Op) (skip bool, err error) {
 			r.Before(op)
 		}
 		if err == nil {
-			err = r.Err
+			err = r.result(op)
 		}
 	}
 	if onOp != nil {

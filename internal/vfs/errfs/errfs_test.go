@@ -251,6 +251,60 @@ func TestFullDiskCanBeEmptied(t *testing.T) {
 	require.NoError(t, e.Mkdir("/d"))
 }
 
+// On a full disk Prefault fails as the stores do that it prepares, and Lock and
+// Create fail where they would make a file, and only there.
+func TestFullDiskIsConsistent(t *testing.T) {
+	m := memfs.New()
+	e := errfs.New(m)
+	f := create(t, e, "/f", "abc")
+	p, err := f.Map(0, 3, true)
+	require.NoError(t, err)
+	free := e.Full()
+	require.ErrorIs(t, p.Prefault(0, 3), vfs.ErrFault)
+	_, err = p.WriteAt([]byte("x"), 0)
+	require.ErrorIs(t, err, vfs.ErrFault)
+	_, err = e.Lock("/l")
+	require.ErrorIs(t, err, vfs.ErrNoSpace)
+	_, err = e.Create("/l")
+	require.ErrorIs(t, err, vfs.ErrNoSpace)
+	_, err = m.Stat("/l")
+	require.ErrorIs(t, err, fs.ErrNotExist)
+	l, err := e.Lock("/f")
+	require.NoError(t, err)
+	require.NoError(t, l.Close())
+	require.ErrorIs(t, e.Mkdir("/f"), fs.ErrExist)
+	g, err := e.Create("/f")
+	require.NoError(t, err)
+	require.NoError(t, g.Close())
+	require.Empty(t, content(t, e, "/f"))
+	free()
+	l, err = e.Lock("/l")
+	require.NoError(t, err)
+	require.NoError(t, l.Close())
+}
+
+// A disk that is found full by a flush takes writes and loses them.
+func TestDiskFoundFullByAFlush(t *testing.T) {
+	m := memfs.New()
+	e := errfs.New(m)
+	f := create(t, e, "/f", "old")
+	require.NoError(t, f.Sync("s"))
+	require.NoError(t, e.SyncDir("s", "/"))
+	free := e.FullAtSync()
+	_, err := f.WriteAt([]byte("new"), 0)
+	require.NoError(t, err)
+	require.ErrorIs(t, f.Sync("s"), vfs.ErrNoSpace)
+	free()
+	require.NoError(t, f.Sync("s"))
+	old := 0
+	for seed := range uint64(100) {
+		if content(t, m.CrashClone(seed), "/f") == "old" {
+			old++
+		}
+	}
+	require.Greater(t, old, 30)
+}
+
 // What is closed with an injected error is closed all the same.
 func TestFailedCloseCloses(t *testing.T) {
 	m := memfs.New()

@@ -1,6 +1,8 @@
 package errfs
 
 import (
+	"errors"
+	"io/fs"
 	"slices"
 	"sync"
 
@@ -18,6 +20,18 @@ type Rule struct {
 	Times  int      // how many of the matching operations; 0 means all
 	Before func(Op) // called before the operation; it may wait
 	Err    error    // the operation's result, as from OnOp; nil lets it go on
+
+	// Decide, if set and Err is nil, says the operation's result in the same
+	// way. It is called after Before, for each matching operation.
+	Decide func(Op) error
+}
+
+// result returns what r wants op to return; nil to let it go on.
+func (r *rule) result(op Op) error {
+	if r.Err == nil && r.Decide != nil {
+		return r.Decide(op)
+	}
+	return r.Err
 }
 
 type rule struct {
@@ -54,20 +68,42 @@ func (e *FS) FailKind(kind Kind, times int, err error) (remove func()) {
 	return e.Add(Rule{Kind: kind, Times: times, Err: orInjected(err)})
 }
 
-// Full makes everything that needs space fail with vfs.ErrNoSpace, and stores
-// through a mapping with vfs.ErrFault, until free is called.
+// Full makes everything that needs space fail until free is called: with
+// vfs.ErrNoSpace writing and allocating, also what has its space already, and
+// making a file (as Lock does) or a directory; with vfs.ErrFault storing through
+// a mapping and Prefault. Files that exist can be opened, emptied and locked;
+// names can be changed, files cut, zeroed and flushed.
 func (e *FS) Full() (free func()) {
 	var all []func()
-	for _, kind := range []Kind{Create, Mkdir, Write, Allocate} {
-		all = append(all, e.FailKind(kind, 0, vfs.ErrNoSpace))
+	for kind, err := range map[Kind]error{
+		Write: vfs.ErrNoSpace, Allocate: vfs.ErrNoSpace,
+		MapWrite: vfs.ErrFault, Prefault: vfs.ErrFault,
+	} {
+		all = append(all, e.FailKind(kind, 0, err))
 	}
-	all = append(all, e.FailKind(MapWrite, 0, vfs.ErrFault))
+	for _, kind := range []Kind{Create, Mkdir, Lock} {
+		all = append(all, e.Add(Rule{Kind: kind, Decide: e.noSpaceToMake}))
+	}
 	return func() {
 		for _, remove := range all {
 			remove()
 		}
 	}
 }
+
+// noSpaceToMake fails an operation that would make op.Name.
+func (e *FS) noSpaceToMake(op Op) error {
+	if _, err := e.inner.Stat(op.Name); errors.Is(err, fs.ErrNotExist) {
+		return vfs.ErrNoSpace
+	}
+	return nil
+}
+
+// FullAtSync is a full disk that is noticed late, as by file systems that choose
+// places when they flush, or on another machine: everything works, and each Sync
+// fails with vfs.ErrNoSpace, and loses what it should have flushed, until free
+// is called.
+func (e *FS) FullAtSync() (free func()) { return e.FailKind(Sync, 0, vfs.ErrNoSpace) }
 
 // Block holds up the operations that r matches until release is called, which
 // may be done twice. Each that arrives is sent to arrived, unless nobody takes
