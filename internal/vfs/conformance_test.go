@@ -261,6 +261,31 @@ func TestAllocateKeepsConcurrentWrites(t *testing.T) {
 	})
 }
 
+// Rename replaces a file, but neither a file nor a directory takes a directory's
+// name, empty or not; then nothing has changed.
+func TestRenameReplacesFilesOnly(t *testing.T) {
+	onEach(t, func(t *testing.T, fsys vfs.FS, dir string) {
+		at := func(name string) string { return filepath.Join(dir, name) }
+		for _, name := range []string{"d", "empty", "e"} {
+			require.NoError(t, fsys.Mkdir(at(name)))
+		}
+		put(t, fsys, at("d/in"), "x")
+		put(t, fsys, at("f"), "new")
+		put(t, fsys, at("g"), "old")
+		for _, from := range []string{"f", "e"} {
+			for _, to := range []string{"d", "empty"} {
+				requireClass(t, fs.ErrExist, fsys.Rename(at(from), at(to)), from+" to "+to)
+			}
+		}
+		requireClass(t, fs.ErrNotExist, fsys.Rename(at("no"), at("d")), "missing")
+		require.Equal(t, "x", get(t, fsys, at("d/in")))
+		require.NoError(t, fsys.Rename(at("f"), at("g")))
+		require.Equal(t, "new", get(t, fsys, at("g")))
+		require.NoError(t, fsys.Rename(at("d"), at("h")))
+		require.Equal(t, "x", get(t, fsys, at("h/in")))
+	})
+}
+
 // A removed or replaced file stays usable through its handle; the new name is
 // another file.
 func TestRemovedFileStaysUsable(t *testing.T) {

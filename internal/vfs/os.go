@@ -28,7 +28,7 @@ func (osFS) Open(name string) (File, error) { return open(name, os.O_RDONLY) }
 
 func (osFS) OpenWrite(name string) (File, error) { return open(name, os.O_RDWR) }
 
-func (osFS) Rename(from, to string) error { return noSpace(os.Rename(from, to)) }
+func (osFS) Rename(from, to string) error { return noSpace(rename(from, to)) }
 
 func (osFS) Remove(name string) error { return os.Remove(name) }
 

@@ -12,6 +12,8 @@ func openFile(name string, flag int, perm fs.FileMode) (*os.File, error) {
 	return os.OpenFile(name, flag, perm)
 }
 
+func rename(from, to string) error { return os.Rename(from, to) }
+
 func syncDir(dir *os.File) error { return dir.Sync() }
 
 // lockFile refuses, and so do all callers that must be alone: two writers

@@ -14,6 +14,8 @@ func openFile(name string, flag int, perm fs.FileMode) (*os.File, error) {
 	return os.OpenFile(name, flag, perm)
 }
 
+func rename(from, to string) error { return os.Rename(from, to) }
+
 // syncDir flushes an open directory. Some file systems cannot and say EINVAL:
 // there names are as durable as they ever get.
 func syncDir(dir *os.File) error {

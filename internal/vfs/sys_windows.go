@@ -50,8 +50,37 @@ func createFile(name string, flag int) (*os.File, error) {
 	return os.NewFile(uintptr(h), name), nil
 }
 
+// rename is os.Rename, except that it is durable on return, since no SyncDir
+// makes it so, and that a directory in the way is fs.ErrExist. The system calls
+// that a denied access.
+func rename(from, to string) error {
+	err := moveFile(from, to)
+	if err == nil {
+		return nil
+	}
+	if info, e := os.Lstat(to); e == nil && info.IsDir() {
+		if _, e := os.Lstat(from); e == nil {
+			err = windows.ERROR_ALREADY_EXISTS
+		}
+	}
+	return &os.LinkError{Op: "rename", Old: from, New: to, Err: err}
+}
+
+func moveFile(from, to string) error {
+	source, err := windows.UTF16PtrFromString(from)
+	if err != nil {
+		return err
+	}
+	target, err := windows.UTF16PtrFromString(to)
+	if err != nil {
+		return err
+	}
+	return windows.MoveFileEx(source, target, windows.MOVEFILE_REPLACE_EXISTING|windows.MOVEFILE_WRITE_THROUGH)
+}
+
 // syncDir does nothing: Windows has no flush of a directory. NTFS logs changes
-// of names in order.
+// of names in order, a file's Sync flushes that log with the file, and rename
+// waits for it.
 func syncDir(*os.File) error { return nil }
 
 func lockFile(f *os.File) error {
