@@ -313,6 +313,31 @@ func TestRemovedFileStaysUsable(t *testing.T) {
 	})
 }
 
+// ReadDir follows symbolic links, as Stat does; one that leads nowhere is a file.
+func TestReadDirFollowsLinks(t *testing.T) {
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	fsys := vfs.OS()
+	require.NoError(t, fsys.Mkdir(at("d")))
+	put(t, fsys, at("f"), "content")
+	if err := os.Symlink(at("d"), at("to d")); err != nil {
+		t.Skip(err) // Windows allows links to some users only
+	}
+	require.NoError(t, os.Symlink("f", at("to f")))
+	require.NoError(t, os.Symlink("no", at("to nothing")))
+	list, err := fsys.ReadDir(dir)
+	require.NoError(t, err)
+	require.Len(t, list, 5)
+	for _, e := range list[:4] {
+		info, err := fsys.Stat(at(e.Name))
+		require.NoError(t, err)
+		require.Equal(t, info, e)
+	}
+	require.Equal(t, vfs.DirEntry{Name: "to d", Dir: true}, list[2])
+	require.Equal(t, "to nothing", list[4].Name)
+	require.False(t, list[4].Dir)
+}
+
 // A lock excludes everybody, in this process too, until it is closed; then the
 // file is still there.
 func TestLockExcludes(t *testing.T) {

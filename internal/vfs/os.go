@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"math"
 	"os"
+	"path/filepath"
 	"syscall"
 )
 
@@ -41,7 +42,7 @@ func (osFS) ReadDir(name string) ([]DirEntry, error) {
 	}
 	entries := make([]DirEntry, 0, len(list))
 	for _, e := range list {
-		info, err := e.Info()
+		info, err := follow(name, e)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // removed since it was listed
 		}
@@ -51,6 +52,20 @@ func (osFS) ReadDir(name string) ([]DirEntry, error) {
 		entries = append(entries, dirEntry(info))
 	}
 	return entries, nil
+}
+
+// follow describes what e of the directory dir stands for, as Stat does; e itself
+// if it is a link that leads nowhere.
+func follow(dir string, e os.DirEntry) (fs.FileInfo, error) {
+	const link = fs.ModeSymlink | fs.ModeIrregular // Windows has irregular ones
+	if e.Type()&link == 0 {
+		return e.Info()
+	}
+	info, err := os.Stat(filepath.Join(dir, e.Name()))
+	if errors.Is(err, fs.ErrNotExist) {
+		return e.Info()
+	}
+	return info, err
 }
 
 func (osFS) Stat(name string) (DirEntry, error) {

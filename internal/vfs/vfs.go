@@ -53,7 +53,8 @@ type FS interface {
 	// Mkdir makes a directory whose parent exists; fs.ErrExist if name exists.
 	// It and what is in it are durable after SyncDir of the parent and of name.
 	Mkdir(name string) error
-	// ReadDir lists a directory in name order.
+	// ReadDir lists a directory in name order, and describes each name as Stat
+	// does. A symbolic link that leads nowhere is listed as a file.
 	ReadDir(name string) ([]DirEntry, error)
 	// Stat describes what name stands for, following symbolic links.
 	Stat(name string) (DirEntry, error)
