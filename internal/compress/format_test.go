@@ -261,3 +261,43 @@ func TestAdoptTakesOutputFromAnywhere(t *testing.T) {
 	}
 	require.Equal(t, "kept", string(adopt(dst, nil)))
 }
+
+// A zstd frame that shrinks far more than records do is read whatever its header is, and its declared
+// size and its checksum still count: an independent encoder's frames with and without a single
+// segment, checksum and long window, each also with the declared size or the checksum one off.
+func TestDenseZstdFramesAreChecked(t *testing.T) {
+	src := append(records(64<<10), make([]byte, 2<<20)...)
+	for _, opts := range [][]zstd.EOption{
+		{zstd.WithSingleSegment(true), zstd.WithEncoderCRC(false)},
+		{zstd.WithSingleSegment(true), zstd.WithEncoderCRC(true)},
+		{zstd.WithSingleSegment(false), zstd.WithEncoderCRC(true), zstd.WithWindowSize(1 << 10)},
+		{zstd.WithSingleSegment(false), zstd.WithEncoderCRC(true), zstd.WithWindowSize(8 << 20)},
+	} {
+		enc, err := zstd.NewWriter(nil, opts...)
+		require.NoError(t, err)
+		packed := enc.EncodeAll(src, nil)
+		require.Less(t, zstdTrust*len(packed), len(src), "not dense")
+		var h zstd.Header
+		require.NoError(t, h.Decode(packed))
+		require.EqualValues(t, len(src), h.FrameContentSize)
+
+		out, err := AppendDecoded([]byte("kept"), Zstd, packed, len(src))
+		require.NoError(t, err, "%+v", h)
+		require.True(t, bytes.Equal(append([]byte("kept"), src...), out))
+		_, err = AppendDecoded(nil, Zstd, packed, len(src)-1)
+		require.ErrorIs(t, err, ErrTooLarge)
+
+		for _, by := range []int8{-1, 1} {
+			bad := bytes.Clone(packed)
+			bad[h.HeaderSize-4] += byte(by) // the lowest byte of the size
+			_, err = AppendDecoded(nil, Zstd, bad, 1<<30)
+			require.ErrorIs(t, err, ErrCorrupt, "%+v", h)
+			if h.HasCheckSum {
+				bad = bytes.Clone(packed)
+				bad[len(bad)-1] += byte(by)
+				_, err = AppendDecoded(nil, Zstd, bad, 1<<30)
+				require.ErrorIs(t, err, ErrCorrupt, "%+v", h)
+			}
+		}
+	}
+}

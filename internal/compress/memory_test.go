@@ -6,6 +6,7 @@ import (
 	"math"
 	"runtime"
 	"runtime/debug"
+	"strings"
 	"testing"
 	"time"
 
@@ -68,12 +69,18 @@ func TestDeclaredSizeIsNotBelieved(t *testing.T) {
 		"zstd frame of 2 GiB":         {Zstd, "28b52ffd a0 ffffff7f | 090000 61"},
 		"zstd window of 128 MiB":      {Zstd, "28b52ffd 00 88 | 250000 ffffffff"},
 		"zstd frame of 1 GiB, single": {Zstd, "28b52ffd a0 00000040 | 250000 ffffffff"},
+		// Blocks that say they are compressed: each may become 128 KiB, as far as its header goes.
+		"zstd blocks of one byte":      {Zstd, "28b52ffd a0 00000008 |" + strings.Repeat("0c0000 00", 1023) + "0d0000 00"},
+		"zstd blocks that are corrupt": {Zstd, "28b52ffd a0 00000008 |" + strings.Repeat("1c0000 ffffff", 1023) + "1d0000 ffffff"},
+		// The first becomes 128 KiB, of one literal repeated; the others are corrupt.
+		"zstd blocks, one good": {Zstd, "28b52ffd a0 00000008 |" + "2c0000 0d002061 00" + strings.Repeat("1c0000 ffffff", 1022) + "1d0000 ffffff"},
 	} {
 		src := unhex(t, c.hex)
 		n := allocated(func() {
 			_, err := AppendDecoded(nil, c.codec, src, math.MaxInt)
 			require.ErrorIs(t, err, ErrCorrupt, name)
 		})
+		t.Logf("%s: %d bytes of input, %d allocated", name, len(src), n)
 		// A zstd attempt may allocate up to a block, and doubles on the way there.
 		if !raceEnabled {
 			require.Less(t, n, uint64(512<<10), name)

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"math/bits"
 	"slices"
 	"sync"
 
@@ -19,13 +20,18 @@ const (
 	zstdMaxWindow = 128 << 20
 	// zstdMaxBlock is the most that a block gives, by the format.
 	zstdMaxBlock = 128 << 10
+	// zstdMinPacked is the smallest compressed block: a byte about no literals, a byte about no sequences.
+	zstdMinPacked = 2
+	// zstdTrust is how many times its own length a frame may declare and have it allocated at once.
+	// Records hardly ever shrink to less; what does is decoded into room that grows.
+	zstdTrust = 16
 	// zstdChecksumLen is the content checksum at the end of a frame, if its header says so.
 	zstdChecksumLen = 4
 )
 
 var (
 	errZstdBlock = errors.New("malformed zstd block")
-	errZstdSize  = errors.New("zstd frame declares more than its blocks can hold")
+	errZstdSize  = errors.New("zstd frame declares a size that its blocks do not have")
 	errZstdFrame = errors.New("no zstd frame that holds data")
 	errZstdDict  = errors.New("zstd frame needs a dictionary")
 )
@@ -143,6 +149,7 @@ func (d *zstdDecoder) append(dst, src []byte, limit int) ([]byte, error) {
 // zstdFrame is one frame and what its header and its blocks' headers say.
 type zstdFrame struct {
 	bytes     []byte
+	headerLen int
 	skippable bool
 	declared  bool   // Invariant: then bound is the size that the header declares.
 	bound     uint64 // the most that the frame can become
@@ -169,7 +176,7 @@ func (d *zstdDecoder) cutFrame(src []byte) (f zstdFrame, err error) {
 	if end > uint64(len(src)) {
 		return f, io.ErrUnexpectedEOF
 	}
-	f.bytes = src[:end]
+	f.bytes, f.headerLen = src[:end], h.HeaderSize
 	if h.DictionaryID != 0 {
 		return f, errZstdDict
 	}
@@ -216,6 +223,9 @@ func walkZstdBlocks(src []byte, pos int) (end, bound uint64, err error) {
 			bound += uint64(size)
 			size = 1
 		case packed:
+			if size < zstdMinPacked {
+				return 0, 0, errZstdBlock
+			}
 			bound += zstdMaxBlock
 		default:
 			return 0, 0, errZstdBlock
@@ -228,37 +238,61 @@ func walkZstdBlocks(src []byte, pos int) (end, bound uint64, err error) {
 	return uint64(pos), bound, nil
 }
 
-// appendFrame appends at most room bytes. A frame that declares its size gets exactly that, since its
-// blocks could hold it. A frame that does not (Kafka's Java client writes a stream) is decoded into a
-// guess, and again into twice that for as long as the space may be what was missing: a block is at
-// most 128 KiB, so an attempt never gets more than twice what the one before produced and a block.
+// appendFrame appends at most room bytes. A frame that declares its size gets exactly that, if the
+// spare capacity or the frame's own length is in proportion. Any other (Kafka's Java client writes a
+// stream, which declares nothing) is decoded into a guess, and again into twice that for as long as
+// the space may be what was missing: a block is at most 128 KiB, so an attempt never gets more than
+// twice what the one before produced and a block. There a declared size is only the last attempt's.
 func (d *zstdDecoder) appendFrame(dst []byte, f zstdFrame, room int) ([]byte, error) {
 	if f.declared && f.bound > uint64(room) {
 		return dst, ErrTooLarge
 	}
 	// One block beyond the room, and it is certain that the room was the reason.
 	most := int(min(f.bound, uint64(room)+zstdMaxBlock))
-	n := min(most, room, max(cap(dst)-len(dst), 4*len(f.bytes)))
+	spare := cap(dst) - len(dst)
+	n := min(most, room, max(spare, 4*len(f.bytes)))
+	frame := f.bytes
 	if f.declared {
-		n = most
+		n = min(most, max(spare, zstdMaxBlock, zstdTrust*len(f.bytes)))
+		if n < most {
+			frame = f.withoutSize()
+		}
 	}
 	for {
 		dst = slices.Grow(dst, n)
-		out, err := d.z.DecodeAll(f.bytes, dst[len(dst):len(dst):len(dst)+n])
-		if err == nil {
-			if len(out) > room {
-				return dst, ErrTooLarge
-			}
-			return adopt(dst, out), nil
-		}
-		if len(out) > room {
+		out, err := d.z.DecodeAll(frame, dst[len(dst):len(dst):len(dst)+n])
+		switch {
+		case len(out) > room:
 			return dst, ErrTooLarge
-		}
-		if f.declared || n == most || n-len(out) >= zstdMaxBlock {
+		case err == nil && f.declared && len(out) != most:
+			return dst, errZstdSize
+		case err == nil:
+			return adopt(dst, out), nil
+		case n == most || n-len(out) >= zstdMaxBlock:
 			return dst, err
 		}
 		n = min(most, max(2*n, 512))
 	}
+}
+
+// withoutSize returns a copy of a frame that declares its size, with a header that does not: DecodeAll
+// wants room for all that is declared before it looks at the first block. The header is the magic
+// number, a byte of flags, and a byte with the window, 2^(10+e) * (8+m)/8 bytes as e<<3 | m; a frame
+// of a single segment has no such byte, and its size is its window.
+func (f zstdFrame) withoutSize() []byte {
+	const (
+		flagsAt       = 4
+		checksum      = 1 << 2
+		singleSegment = 1 << 5
+	)
+	window := f.bytes[flagsAt+1]
+	if f.bytes[flagsAt]&singleSegment != 0 {
+		window = byte(max(bits.Len64(f.bound-1), 10)-10) << 3
+	}
+	b := make([]byte, 0, len(f.bytes)) // the header gets no longer
+	b = append(b, f.bytes[:flagsAt]...)
+	b = append(b, f.bytes[flagsAt]&checksum, window)
+	return append(b, f.bytes[f.headerLen:]...)
 }
 
 // adopt extends dst by out, which is behind dst already. DecodeAll does not promise that: it goes on
