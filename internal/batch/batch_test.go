@@ -70,8 +70,8 @@ func TestBatchAccessorsReadTheHeader(t *testing.T) {
 	require.EqualValues(t, 12, b.ProducerEpoch())
 	require.EqualValues(t, 13, b.BaseSequence())
 	require.EqualValues(t, 3, b.Count())
-	require.EqualValues(t, 1_700_000_000_000, b.BaseTimestamp())
-	require.EqualValues(t, 1_700_000_000_002, b.MaxTimestamp())
+	require.Equal(t, int64(1_700_000_000_000), b.BaseTimestamp())
+	require.Equal(t, int64(1_700_000_000_002), b.MaxTimestamp())
 	require.Equal(t, compress.Snappy, b.Codec())
 	require.Equal(t, CreateTime, b.TimestampType())
 	require.False(t, b.Transactional())
@@ -82,7 +82,7 @@ func TestBatchAccessorsReadTheHeader(t *testing.T) {
 	binary.BigEndian.PutUint16(b[posAttributes:], b.attributes()|attrDeleteHorizon)
 	ms, ok := b.DeleteHorizon()
 	require.True(t, ok)
-	require.EqualValues(t, 1_700_000_000_000, ms)
+	require.Equal(t, int64(1_700_000_000_000), ms)
 }
 
 // TestLeaderFieldsAreOutsideTheCRC shows behaviour 2: a log assigns offset and

@@ -183,12 +183,12 @@ func TestLogAppendTimeChangesTheHeaderOnly(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, payload, []byte(got[HeaderSize:]))
 		require.Equal(t, LogAppendTime, got.TimestampType())
-		require.EqualValues(t, 2_000_000_000_000, got.MaxTimestamp())
-		require.EqualValues(t, 1_700_000_000_000, got.BaseTimestamp())
+		require.Equal(t, int64(2_000_000_000_000), got.MaxTimestamp())
+		require.Equal(t, int64(1_700_000_000_000), got.BaseTimestamp())
 		recs, err := decode(got)
 		require.NoError(t, err)
 		for _, r := range recs {
-			require.EqualValues(t, 2_000_000_000_000, r.Timestamp)
+			require.Equal(t, int64(2_000_000_000_000), r.Timestamp)
 		}
 	}
 }
