@@ -4,12 +4,20 @@ import (
 	"bytes"
 	"encoding/binary"
 	"testing"
+	"time"
 
 	"github.com/rifflelog/riffle/internal/compress"
 )
 
 // fuzzLimit bounds what a fuzzed batch may inflate to.
 const fuzzLimit = 1 << 20
+
+// inTime ends the test binary, with every goroutine's stack, unless the timer is
+// stopped: an input with an endless loop is one that fails. The fuzzer itself
+// would only lose a worker.
+func inTime() *time.Timer {
+	return time.AfterFunc(3*time.Second, func() { panic("this input takes longer than 3 seconds") })
+}
 
 // FuzzRead gives any bytes to Split, Check and Reader. Stated properties:
 // nothing panics; every key, value and header lies within what was given or
@@ -23,6 +31,7 @@ func FuzzRead(f *testing.F) {
 	}
 	f.Add(make([]byte, 100))
 	f.Fuzz(func(t *testing.T, data []byte) {
+		defer inTime().Stop()
 		for rest := bytes.Clone(data); len(rest) > 0; {
 			var b Batch
 			var err error
@@ -77,6 +86,7 @@ func FuzzProduce(f *testing.F) {
 		f.Add([]byte(encode(f, codec, NoProducer, values(3, []byte("key"))...)), byte(i))
 	}
 	f.Fuzz(func(t *testing.T, data []byte, mode byte) {
+		defer inTime().Stop()
 		set := bytes.Clone(data)
 		if b, _, err := Split(set); err == nil {
 			b.putCRC()
@@ -108,6 +118,7 @@ func FuzzReplicated(f *testing.F) {
 	Batch(two).SetBaseOffset(10)
 	f.Add(append(bytes.Clone(one), two...), int64(0))
 	f.Fuzz(func(t *testing.T, set []byte, end int64) {
+		defer inTime().Stop()
 		if end < 0 {
 			return
 		}

@@ -4,10 +4,17 @@ import (
 	"bytes"
 	"errors"
 	"testing"
+	"time"
 )
 
 // fuzzLimit keeps an execution short, and is small enough for the fuzzer to reach.
 const fuzzLimit = 1 << 18
+
+// inTime ends the test binary, with every goroutine's stack, unless the timer is stopped: an input
+// with an endless loop is one that fails. The fuzzer itself would only lose a worker.
+func inTime() *time.Timer {
+	return time.AfterFunc(3*time.Second, func() { panic("this input takes longer than 3 seconds") })
+}
 
 // Property: for any bytes, any codec and any limit, AppendDecoded does not panic, does not write to
 // its input, gives at most the limit, keeps what dst held, and returns one of its errors with dst as
@@ -24,6 +31,7 @@ func FuzzDecode(f *testing.F) {
 	}
 	f.Add(int8(5), uint32(0), []byte("unknown"))
 	f.Fuzz(func(t *testing.T, codec int8, limit uint32, src []byte) {
+		defer inTime().Stop()
 		c, max := Codec(codec), int(limit%fuzzLimit)
 		if !c.Valid() {
 			if _, err := AppendDecoded(nil, c, src, max); !errors.Is(err, ErrUnknownCodec) {
@@ -60,6 +68,7 @@ func FuzzRoundTrip(f *testing.F) {
 		f.Add(int8(c), 99, []byte("no such level"))
 	}
 	f.Fuzz(func(t *testing.T, codec int8, level int, src []byte) {
+		defer inTime().Stop()
 		c := Codec(codec)
 		packed, err := Append([]byte("kept"), c, level, src)
 		if want := CheckLevel(c, level); want != nil {
