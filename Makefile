@@ -35,15 +35,17 @@ soak: ## Run each property CHECKS=100000 times under the race detector, and fuzz
 
 bench: ## Run the benchmarks that match BENCH=. and compare with the last run
 	@mkdir -p .cache
+	bash -o pipefail -c 'go test -run "^$$" -bench "$$0" -benchmem -count 6 ./... | tee .cache/bench.new.txt' '$(BENCH)'
 	@if [ -f .cache/bench.txt ]; then mv .cache/bench.txt .cache/bench.old.txt; fi
-	go test -run '^$$' -bench '$(BENCH)' -benchmem -count 6 ./... | tee .cache/bench.txt
+	@mv .cache/bench.new.txt .cache/bench.txt
 	$(TOOL) benchstat $$(ls .cache/bench.old.txt .cache/bench.txt 2>/dev/null)
 
 api: ## Write the exported API to docs/api.txt
 	go test ./internal/lint -run TestRepositoryFollowsTheRules/api -update
 
 fmt: ## Format all Go files
-	git ls-files --cached --others --exclude-standard -- '*.go' | xargs $(TOOL) gofumpt -w
+	git ls-files --cached --others --exclude-standard -- '*.go' | \
+		while read -r file; do if [ -f "$$file" ]; then echo "$$file"; fi; done | xargs $(TOOL) gofumpt -w
 
 cover: ## Write the coverage of the tests to .cache/cover.html
 	@mkdir -p .cache
