@@ -26,7 +26,7 @@ const usage = `Usage: go run ./examples/quickstart [directory]
 Appends every line of every .go file under GOROOT/src to a log in the directory,
 or in a new temporary one, and counts identifiers in what it reads back. A
 directory that was filled before is only read; where filling it was interrupted,
-it goes on.
+it goes on. One that holds other files is refused.
 `
 
 func main() {
@@ -41,34 +41,42 @@ func main() {
 // run is the program without its process.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	flags := flag.NewFlagSet("quickstart", flag.ContinueOnError)
-	flags.SetOutput(stderr)
-	flags.Usage = func() { fmt.Fprint(stderr, usage) }
-	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
-		return nil
-	} else if err != nil {
-		return err
+	flags.SetOutput(io.Discard) // the caller reports the error
+	err := flags.Parse(args)
+	if err == nil && flags.NArg() > 1 {
+		err = fmt.Errorf("want one directory, got %q", flags.Args())
 	}
-	if flags.NArg() > 1 {
-		return fmt.Errorf("want one directory, got %q", flags.Args())
+	if err != nil {
+		fmt.Fprint(stderr, usage)
+	}
+	if errors.Is(err, flag.ErrHelp) {
+		return nil
+	}
+	if err != nil {
+		return err
 	}
 	src, err := goSource(ctx)
 	if err != nil {
 		return fmt.Errorf("find Go's source: %w", err)
 	}
-	dir := flags.Arg(0)
+	dir, temporary := flags.Arg(0), false
 	if dir == "" {
+		temporary = true
 		if dir, err = os.MkdirTemp("", "riffle-quickstart-"); err != nil {
 			return fmt.Errorf("make a directory for the log: %w", err)
 		}
 	}
 	fmt.Fprintf(stdout, "source:    %s\nlog:       %s\n", src, dir)
-	q := quickstart{dir: dir, source: os.DirFS(src), stdout: stdout, stderr: stderr}
+	q := quickstart{dir: dir, temporary: temporary, source: os.DirFS(src), stdout: stdout, stderr: stderr}
 	err = q.run(ctx)
 	if err != nil && ctx.Err() != nil {
-		return fmt.Errorf("interrupted; go run ./examples/quickstart %s goes on: %w", dir, err)
+		return fmt.Errorf("interrupted; go run ./examples/quickstart %s goes on: %w", quoted(dir), err)
 	}
 	return err
 }
+
+// quoted returns s as a word of a shell's command line.
+func quoted(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
 // goSource returns the directory with the source of the Go installation.
 func goSource(ctx context.Context) (string, error) {

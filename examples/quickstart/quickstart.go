@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/rifflelog/riffle"
@@ -24,14 +26,18 @@ var (
 
 // quickstart is one run of the program.
 type quickstart struct {
-	dir    string // of the log
-	source fs.FS  // whose .go files are imported
-	stdout io.Writer
-	stderr io.Writer // hears of progress
+	dir       string // of the log
+	temporary bool   // nothing else is in dir, or is meant to stay there
+	source    fs.FS  // whose .go files are imported
+	stdout    io.Writer
+	stderr    io.Writer // hears of progress
 }
 
 // run fills the log and counts, closes it, opens it again and compares.
 func (q *quickstart) run(ctx context.Context) error {
+	if err := refuseOthers(q.dir); err != nil {
+		return err
+	}
 	before, err := q.fillAndCount(ctx)
 	if err != nil {
 		return err
@@ -43,7 +49,39 @@ func (q *quickstart) run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("measure the log: %w", err)
 	}
-	fmt.Fprintf(q.stdout, "on disk:   %d MB; when you have looked: rm -r %s\n", size/1e6, q.dir)
+	fmt.Fprintf(q.stdout, "on disk:   %d MB\n", size/1e6)
+	if q.temporary {
+		fmt.Fprintf(q.stdout, "when you have looked: rm -r %s\n", quoted(q.dir))
+	}
+	return nil
+}
+
+// errOtherFiles: a log has its directory for itself.
+var errOtherFiles = errors.New("there are other files and no log; name an empty or a new directory")
+
+// refuseOthers returns an error if dir holds files, but no log.
+func refuseOthers(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // Open makes it
+	}
+	if err != nil {
+		return fmt.Errorf("look for a log: %w", err)
+	}
+	var other string
+	for _, e := range entries {
+		switch {
+		case e.Name() == "meta.properties": // every log has it
+			return nil
+		case e.Name() == ".lock", strings.HasPrefix(e.Name(), "meta.properties"):
+			// Open makes them first, and may have been interrupted.
+		default:
+			other = e.Name()
+		}
+	}
+	if other != "" {
+		return fmt.Errorf("look for a log in %s: found %q: %w", dir, other, errOtherFiles)
+	}
 	return nil
 }
 

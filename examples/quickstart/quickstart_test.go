@@ -41,7 +41,7 @@ read:      5 records
         1  f
         1  s
 reopened:  all there: 5 records, checksum 500f3cd2
-on disk:   0 MB; when you have looked: rm -r DIR
+on disk:   0 MB
 `, first)
 	require.Equal(t, []string{
 		"a.go: package a // the end",
@@ -167,9 +167,49 @@ func TestUsage(t *testing.T) {
 	var stdout, stderr bytes.Buffer
 	require.NoError(t, run(t.Context(), []string{"-h"}, &stdout, &stderr))
 	require.Equal(t, usage, stderr.String())
+	stderr.Reset()
 	require.ErrorContains(t, run(t.Context(), []string{"-x"}, &stdout, &stderr), "-x")
+	require.Equal(t, usage, stderr.String(), "the caller reports the error")
+	stderr.Reset()
 	require.ErrorContains(t, run(t.Context(), []string{"a", "b"}, &stdout, &stderr), "one directory")
+	require.Equal(t, usage, stderr.String())
 	require.Empty(t, stdout.String())
+}
+
+// A directory with files of somebody else's is refused, and nothing is made in
+// it. One with what Open makes first, and was interrupted behind, is not.
+func TestOtherFilesAreRefused(t *testing.T) {
+	src := writeTree(t, map[string]string{"a.go": "package a\n"})
+	for _, name := range []string{"README.md", ".git", "meta"} {
+		dir := t.TempDir()
+		require.NoError(t, os.Mkdir(filepath.Join(dir, name), 0o755))
+		_, err := runOn(t.Context(), dir, src)
+		require.ErrorIs(t, err, errOtherFiles)
+		require.ErrorContains(t, err, name)
+		entries, err := os.ReadDir(dir)
+		require.NoError(t, err)
+		require.Len(t, entries, 1)
+	}
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, ".lock"), nil, 0o644))
+	_, err := runOn(t.Context(), dir, src)
+	require.NoError(t, err)
+	_, err = runOn(t.Context(), filepath.Join(dir, "meta.properties"), src)
+	require.ErrorContains(t, err, "look for a log")
+}
+
+// Only a directory that the program made itself is one to remove, and a path is
+// printed so that a shell takes it as one word.
+func TestOnlyOwnDirectoryIsToBeRemoved(t *testing.T) {
+	src := writeTree(t, map[string]string{"a.go": "package a\n"})
+	dir := filepath.Join(t.TempDir(), "it's a log")
+	for _, temporary := range []bool{false, true} {
+		var out strings.Builder
+		q := quickstart{dir: dir, temporary: temporary, source: src, stdout: &out, stderr: io.Discard}
+		require.NoError(t, q.run(t.Context()))
+		require.Equal(t, temporary, strings.Contains(out.String(), "rm -r"))
+		require.Equal(t, temporary, strings.HasSuffix(out.String(), `rm -r '`+filepath.Dir(dir)+`/it'\''s a log'`+"\n"))
+	}
 }
 
 var (
