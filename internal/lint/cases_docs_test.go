@@ -252,8 +252,43 @@ Only roll.syncdir.
 			`log.go:3: docs/CRASH.md does not mention the site "roll.sync"`,
 			`log.go:5: docs/CRASH.md does not mention the site "roll.sync"`,
 			`log.go:5: siteA and local are both "roll.sync"`,
-			"log.go:6: a site is a constant with a name, not a literal",
-			"log.go:7: a site is a constant with a name, not a conversion",
+			"log.go:6: a site is a named constant of type vfs.Site, not a literal",
+			"log.go:7: a site is a named constant of type vfs.Site, not a conversion",
+		}},
+		{"constants of another type", vfsTree + `
+-- log.go --
+package riffle
+import "m/internal/vfs"
+const siteA vfs.Site = "roll.sync"
+const untyped = "never.documented"
+type site = vfs.Site
+type holder struct{ s vfs.Site }
+func f(fs vfs.FS, s vfs.Site) holder {
+	fs.Sync(untyped)
+	fs.Sync(siteA + ".x")
+	fs.Sync((untyped))
+	fs.Sync(site(untyped))
+	var other vfs.Site = untyped
+	fs.Sync(other)
+	if s == untyped {
+		fs.Sync(vfs.Elsewhere)
+	}
+	return holder{s: untyped}
+}
+-- internal/vfs/sites.go --
+package vfs
+const Elsewhere Site = "else.where"
+-- docs/CRASH.md --
+roll.sync
+`, []string{
+			"log.go:8: a site is a named constant of type vfs.Site, not untyped",
+			"log.go:9: a site is a named constant of type vfs.Site, not an expression",
+			"log.go:10: a site is a named constant of type vfs.Site, not untyped",
+			"log.go:11: a site is a named constant of type vfs.Site, not a conversion",
+			"log.go:12: a site is a named constant of type vfs.Site, not untyped",
+			"log.go:14: a site is a named constant of type vfs.Site, not untyped",
+			"log.go:15: a site is a named constant of type vfs.Site, not Elsewhere",
+			"log.go:17: a site is a named constant of type vfs.Site, not untyped",
 		}},
 		{"no document", `
 -- log.go --
@@ -425,6 +460,29 @@ func TestA(t *tt.T) {
 			"a_test.go:10: tt.Short without a comment that says why",
 			"a_test.go:14: env.t.SkipNow without a comment that says why",
 		}},
+		{"below another comment", `
+-- a_test.go --
+package a
+import "testing"
+func TestA(t *testing.T) {
+	n := 1 // unrelated
+	t.Skip()
+	// Two cases.
+	if n > 0 {
+		n++
+		if n > 1 {
+			t.Skip()
+		}
+		t.Run("x", func(t *testing.T) {
+			t.Skip()
+		})
+	}
+}
+`, []string{
+			"a_test.go:5: t.Skip without a comment that says why",
+			"a_test.go:10: t.Skip without a comment that says why",
+			"a_test.go:13: t.Skip without a comment that says why",
+		}},
 	},
 
 	"sleeps": {
@@ -440,6 +498,15 @@ func TestA(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { time.Sleep(time.Hour) })
 	//lint:sleep what is tested is a real clock
 	time.Sleep(1)
+	late := time.After(1)
+	select {
+	case <-late:
+	case <-time.After(1):
+	case <-time.NewTimer(1).C:
+	}
+	for range 2 {
+		time.NewTimer(1).Stop()
+	}
 }
 -- a.go --
 package a
@@ -452,8 +519,35 @@ package a
 import now "time"
 func f() {
 	now.Sleep(1) //lint:sleep
+	x := 1 //lint:sleep for another line
+	now.Sleep(x)
 }
-`, []string{"a_test.go:4: time.Sleep in a test: wait for what happens, use synctest, or say //lint:sleep and why"}},
+`, []string{
+			"a_test.go:4: time.Sleep in a test: wait for what happens, use synctest, or say //lint:sleep and why",
+			"a_test.go:6: time.Sleep in a test: wait for what happens, use synctest, or say //lint:sleep and why",
+		}},
+		{"by another name", `
+-- a_test.go --
+package a
+import "time"
+func f(c chan int) {
+	<-time.After(1)
+	_ = <-(time.NewTimer(1)).C
+	select {
+	case <-time.After(1):
+	}
+	select {
+	case <-c:
+		<-time.Tick(1)
+	case c <- 1:
+	}
+}
+`, []string{
+			"a_test.go:4: time.After in a test: wait for what happens, use synctest, or say //lint:sleep and why",
+			"a_test.go:5: time.NewTimer in a test: wait for what happens, use synctest, or say //lint:sleep and why",
+			"a_test.go:7: time.After in a test: wait for what happens, use synctest, or say //lint:sleep and why",
+			"a_test.go:11: time.Tick in a test: wait for what happens, use synctest, or say //lint:sleep and why",
+		}},
 	},
 }
 

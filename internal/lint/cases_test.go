@@ -101,7 +101,60 @@ import _ "os"
 -- cmd/riffle/main.go --
 package main
 import _ "os"
+-- kafka.go --
+package riffle
+import _ "net"
+-- internal/wire/conn.go --
+package wire
+import (
+	_ "crypto/tls"
+	_ "net/netip"
+)
+-- log.go --
+package riffle
+import (
+	"path/filepath"
+	_ "net/url"
+)
+var abs, _ = filepath.Abs(filepath.Clean("x"))
+-- internal/vfs/walk.go --
+package vfs
+import "path/filepath"
+var names, _ = filepath.Glob("*")
 `, nil},
+		{"around the door", `
+-- log.go --
+package riffle
+import (
+	"net/http"
+	_ "plugin"
+	p "path/filepath"
+)
+var names, _ = p.Glob("*")
+var walk = p.WalkDir
+-- internal/group/group.go --
+package group
+import . "path/filepath"
+-- internal/wire/wire.go --
+package wire
+import "path/filepath"
+var abs, _ = filepath.Abs("x")
+var link, _ = filepath.EvalSymlinks("x")
+var err = filepath.Walk("x", nil)
+-- log_test.go --
+package riffle
+import "path/filepath"
+var found, _ = filepath.Glob("*")
+`, []string{
+			"internal/group/group.go:2: imports all names of path/filepath: some reach the operating system",
+			"internal/wire/wire.go:3: filepath.Abs: outside tests that is for . and internal/vfs",
+			"internal/wire/wire.go:4: filepath.EvalSymlinks: outside tests that is for internal/vfs",
+			"internal/wire/wire.go:5: filepath.Walk: outside tests that is for internal/vfs",
+			"log.go:3: imports net/http: outside tests that is for internal/wire and kafka.go",
+			"log.go:4: imports plugin: outside tests that is for no package here",
+			"log.go:7: filepath.Glob: outside tests that is for internal/vfs",
+			"log.go:8: filepath.WalkDir: outside tests that is for internal/vfs",
+		}},
 		{"elsewhere", `
 -- log.go --
 package riffle
@@ -251,7 +304,7 @@ import (
 	"time"
 )
 var pool sync.Pool
-var once = sync.OnceValue(func() int { return 1 })
+func get() any { return pool.Get() }
 func Later(now time.Time, d time.Duration) bool { return now.Add(d).After(now) }
 -- internal/group/group_test.go --
 package group
@@ -287,12 +340,83 @@ func g() { time.Sleep(1) }
 package group
 `, []string{
 			"internal/group/group.go:7: sync.RWMutex in a pure package: the caller locks",
-			"internal/group/group.go:8: time.Timer in a pure package: now is an argument",
+			"internal/group/group.go:8: time.Timer in a pure package: time and zone are arguments",
 			"internal/group/group.go:11: a go statement in a pure package: the caller owns goroutines",
-			"internal/group/group.go:12: time.Now in a pure package: now is an argument",
-			"internal/group/group.go:12: time.Since in a pure package: now is an argument",
-			"internal/group/invariants.go:4: time.Sleep in a pure package: now is an argument",
+			"internal/group/group.go:12: time.Now in a pure package: time and zone are arguments",
+			"internal/group/group.go:12: time.Since in a pure package: time and zone are arguments",
+			"internal/group/invariants.go:4: time.Sleep in a pure package: time and zone are arguments",
 			"internal/group/plan9.go: built under no tag in buildTags, so nothing checks that it is pure",
+		}},
+		{"channels", `
+-- internal/group/group.go --
+package group
+type done chan int
+func f(c done) {
+	for range c {
+	}
+	c <- <-c
+	select {}
+}
+`, []string{
+			"internal/group/group.go:2: a channel in a pure package: the caller owns channels",
+			"internal/group/group.go:4: a range over a channel in a pure package: the caller owns channels",
+			"internal/group/group.go:6: a receive in a pure package: the caller owns channels",
+			"internal/group/group.go:6: a send in a pure package: the caller owns channels",
+			"internal/group/group.go:7: a select in a pure package: the caller owns channels",
+		}},
+		{"imports that do more than compute", `
+-- internal/group/group.go --
+package group
+import (
+	"C"
+	_ "context"
+	_ "github.com/klauspost/compress/zstd"
+	_ "m/internal/batch"
+	_ "math/rand"
+	_ "net"
+	_ "path/filepath"
+	_ "plugin"
+	_ "strings"
+	_ "unsafe"
+)
+-- internal/batch/batch.go --
+package batch
+-- internal/batch/batch_test.go --
+package batch
+import _ "math/rand"
+`, []string{
+			"internal/group/group.go:3: imports C in a pure package: it is not in pureImports in internal/lint/purity.go",
+			"internal/group/group.go:4: imports context in a pure package: it is not in pureImports in internal/lint/purity.go",
+			"internal/group/group.go:7: imports math/rand in a pure package: it is not in pureImports in internal/lint/purity.go",
+			"internal/group/group.go:8: imports net in a pure package: it is not in pureImports in internal/lint/purity.go",
+			"internal/group/group.go:9: imports path/filepath in a pure package: it is not in pureImports in internal/lint/purity.go",
+			"internal/group/group.go:10: imports plugin in a pure package: it is not in pureImports in internal/lint/purity.go",
+		}},
+		{"names that do more than compute", `
+-- internal/group/group.go --
+package group
+import (
+	"fmt"
+	"io"
+	"iter"
+	"sync"
+	"time"
+)
+var once = sync.OnceValue(func() int { return 1 })
+func f(t time.Time, s iter.Seq[int]) {
+	fmt.Println(fmt.Sprint(1))
+	println(io.Pipe())
+	iter.Pull(s)
+	_ = t.Local().UTC().In(time.Local)
+}
+`, []string{
+			"internal/group/group.go:9: sync.OnceValue in a pure package: the caller locks",
+			"internal/group/group.go:11: fmt.Println in a pure package: the caller prints",
+			"internal/group/group.go:12: io.Pipe in a pure package: the caller waits",
+			"internal/group/group.go:12: println in a pure package: the caller prints",
+			"internal/group/group.go:13: iter.Pull in a pure package: the caller owns goroutines",
+			"internal/group/group.go:14: time.Local in a pure package: time and zone are arguments",
+			"internal/group/group.go:14: time.Time.Local in a pure package: time and zone are arguments",
 		}},
 	},
 
@@ -382,6 +506,8 @@ package a
 type t int
 func (t) f() {
 ` + lines(69) + `}
+var g, h = 1, func() {
+` + lines(69) + `}
 -- b.go --
 package a
 ` + lines(800) + `
@@ -389,6 +515,7 @@ package a
 package a
 ` + lines(1500), []string{
 			"a.go:3: f has 71 lines, at most 70",
+			"a.go:74: a function literal has 71 lines, at most 70",
 			"b.go: 801 lines, at most 800: split it by noun",
 			"b_test.go: 1501 lines, at most 1500: split it by noun",
 		}},

@@ -9,8 +9,8 @@
 //	go test ./internal/lint            # check
 //	go test ./internal/lint -update    # rewrite docs/api.txt first
 //
-// Three comments excuse one line, on it or on the line above it, and each gives
-// its reason:
+// Three comments excuse one line, on it or alone on the line above it, and each
+// gives its reason:
 //
 //	//lint:order the sums do not depend on the order
 //	//lint:sleep the kernel's clock is what is tested

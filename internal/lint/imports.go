@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"cmp"
 	"fmt"
+	"go/ast"
 	"go/token"
+	"path"
 	"regexp"
 	"slices"
 	"strconv"
@@ -16,7 +18,7 @@ type kind string
 
 const (
 	base      kind = "base"      // checks and constants; imports nothing of ours
-	pure      kind = "pure"      // decides; no goroutine, clock, lock or file
+	pure      kind = "pure"      // decides; no goroutine, channel, clock, lock or file
 	mechanism kind = "mechanism" // does: files, connections
 	forTests  kind = "test"      // what only tests import
 )
@@ -90,19 +92,38 @@ func (f *File) mayNotImport(dir string) string {
 
 func isInternal(dir string) bool { return strings.HasPrefix(dir, "internal/") }
 
-// systemImports are the packages that reach the operating system, with the
-// directories in the root package and internal/ that may import them.
+// systemImports are the packages that reach the operating system, with what is
+// below them, and the directories and files in the root package and internal/
+// that may import them.
 var systemImports = map[string][]string{
 	"os":               {"internal/vfs", "internal/vfs/memfs", "internal/vfs/errfs"}, // the latter for its error types
 	"os/exec":          {},
 	"io/ioutil":        {},
+	"plugin":           {},
+	"net":              {"internal/wire", "kafka.go"},
+	"crypto/tls":       {"internal/wire", "kafka.go"},
+	"log/syslog":       {},
+	"expvar":           {},                                     // it listens at net/http's default server
 	"syscall":          {"internal/vfs", "internal/vfs/memfs"}, // likewise
 	"golang.org/x/sys": {"internal/vfs"},
 	"unsafe":           {"internal/vfs", "internal/vfs/memfs", "internal/batch"},
 }
 
+// computing are packages below those of systemImports that only compute.
+var computing = []string{"net/netip", "net/url"}
+
+// systemFuncs are the functions of path/filepath that ask the operating system,
+// with the directories that may call them.
+var systemFuncs = map[string][]string{
+	"Abs":          {".", "internal/vfs"}, // the root package fixes its directory once
+	"EvalSymlinks": {"internal/vfs"},
+	"Glob":         {"internal/vfs"},
+	"Walk":         {"internal/vfs"},
+	"WalkDir":      {"internal/vfs"},
+}
+
 // SystemImports checks that, outside tests, only internal/vfs talks to the
-// operating system.
+// operating system, and only internal/wire and what stands on it to the network.
 func SystemImports(r *Repo) []Finding {
 	var found []Finding
 	for _, f := range r.rootFiles() {
@@ -110,16 +131,47 @@ func SystemImports(r *Repo) []Finding {
 			continue
 		}
 		for _, im := range f.imports() {
-			name := im.path
-			if strings.HasPrefix(name, "golang.org/x/sys/") {
-				name = "golang.org/x/sys"
-			}
-			if dirs, ok := systemImports[name]; ok && !slices.Contains(dirs, f.Dir) {
-				who := cmp.Or(strings.Join(dirs, " and "), "no package here")
-				found = append(found, Finding{f.Path, r.line(im.pos), fmt.Sprintf("imports %s: outside tests that is for %s", im.path, who)})
+			if users, ok := systemUsers(im.path); ok && !slices.Contains(users, f.Dir) && !slices.Contains(users, f.Path) {
+				who := cmp.Or(strings.Join(users, " and "), "no package here")
+				found = append(found, r.finding(f, im.pos, "imports %s: outside tests that is for %s", im.path, who))
 			}
 		}
+		found = append(found, r.systemCalls(f)...)
 	}
+	return found
+}
+
+// systemUsers returns who may import a package that reaches the operating
+// system: its own line in systemImports, or that of the nearest one above.
+func systemUsers(importPath string) (users []string, ok bool) {
+	if slices.Contains(computing, importPath) {
+		return nil, false
+	}
+	for ; importPath != "."; importPath = path.Dir(importPath) {
+		if users, ok = systemImports[importPath]; ok {
+			return users, true
+		}
+	}
+	return nil, false
+}
+
+// systemCalls returns the uses of systemFuncs in a file that may not use them.
+func (r *Repo) systemCalls(f *File) []Finding {
+	var found []Finding
+	ast.Inspect(f.AST, func(n ast.Node) bool {
+		switch n := n.(type) {
+		case *ast.ImportSpec:
+			if n.Name != nil && n.Name.Name == "." && n.Path.Value == `"path/filepath"` {
+				found = append(found, r.finding(f, n.Pos(), "imports all names of path/filepath: some reach the operating system"))
+			}
+		case *ast.SelectorExpr:
+			dirs, ok := systemFuncs[n.Sel.Name]
+			if ok && f.isFunc(n, "path/filepath", n.Sel.Name) && !slices.Contains(dirs, f.Dir) {
+				found = append(found, r.finding(f, n.Pos(), "filepath.%s: outside tests that is for %s", n.Sel.Name, strings.Join(dirs, " and ")))
+			}
+		}
+		return true
+	})
 	return found
 }
 

@@ -151,7 +151,7 @@ var listExports = sync.OnceValues(func() (exportData, error) {
 	if repo == nil {
 		return nil, err
 	}
-	args := []string{"list", "-e", "-export", "-deps", "-f", "{{.ImportPath}}\t{{.Export}}", "--", "maps", "slices", "sync", "time"}
+	args := []string{"list", "-e", "-export", "-deps", "-f", "{{.ImportPath}}\t{{.Export}}", "--", "fmt", "io", "iter", "maps", "slices", "sync", "time"}
 	for _, f := range repo.rootFiles() {
 		for _, im := range f.imports() {
 			if _, ours := repo.dirOf(im.path); !ours && !f.Test && !slices.Contains(args, im.path) {

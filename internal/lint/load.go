@@ -44,7 +44,7 @@ type File struct {
 	Test   bool   // its name ends in _test.go
 	AST    *ast.File
 
-	comments map[int]bool   // lines on which a comment ends
+	comments map[int]bool   // lines on which a comment ends: whether it stands alone there
 	excuses  map[int]string // name of the //lint: comment on a line
 }
 
@@ -150,7 +150,7 @@ func (r *Repo) parse(name string) error {
 	for _, group := range syntax.Comments {
 		for _, c := range group.List {
 			line := r.line(c.End())
-			f.comments[line] = true
+			f.comments[line] = r.alone(name, c)
 			word, reason, _ := strings.Cut(c.Text, " ")
 			if name, ok := strings.CutPrefix(word, "//lint:"); ok && strings.TrimSpace(reason) != "" {
 				f.excuses[line] = name
@@ -159,6 +159,13 @@ func (r *Repo) parse(name string) error {
 	}
 	r.Files = append(r.Files, f)
 	return nil
+}
+
+// alone reports whether nothing is before the comment on its line.
+func (r *Repo) alone(name string, c *ast.Comment) bool {
+	pos := r.Fset.Position(c.Pos())
+	before := r.text[name][pos.Offset-(pos.Column-1) : pos.Offset]
+	return len(bytes.TrimSpace(before)) == 0
 }
 
 // moduleOf returns the deepest directory with a go.mod above name.
@@ -224,14 +231,18 @@ func (r *Repo) finding(f *File, pos token.Pos, format string, args ...any) Findi
 	return Finding{Path: f.Path, Line: r.line(pos), Text: fmt.Sprintf(format, args...)}
 }
 
-// excused reports whether a //lint:name comment with a reason is on the line
-// or on the one above.
+// excused reports whether a //lint:name comment with a reason is on the line,
+// or alone on the one above.
 func (f *File) excused(line int, name string) bool {
-	return f.excuses[line] == name || f.excuses[line-1] == name
+	return f.excuses[line] == name || f.comments[line-1] && f.excuses[line-1] == name
 }
 
-// commented reports whether a comment ends on the line or on the one above.
-func (f *File) commented(line int) bool { return f.comments[line] || f.comments[line-1] }
+// commented reports whether a comment ends on the line, or alone on the one
+// above.
+func (f *File) commented(line int) bool {
+	_, here := f.comments[line]
+	return here || f.comments[line-1]
+}
 
 // generated reports whether the file says that a program wrote it.
 func (f *File) generated() bool { return ast.IsGenerated(f.AST) }

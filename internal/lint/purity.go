@@ -1,39 +1,132 @@
 package lint
 
 import (
+	"fmt"
 	"go/ast"
+	"go/token"
 	"go/types"
 	"slices"
+	"strings"
 )
 
-// clock names what in package time reads the clock or waits for it.
-var clock = []string{"Now", "Since", "Until", "Sleep", "After", "AfterFunc", "Tick", "NewTimer", "NewTicker", "Timer", "Ticker"}
+// pureImport says which names of a package a pure package may not use, or which
+// alone it may use, and why. A method is "Type.Method".
+type pureImport struct {
+	not, only []string
+	why       string
+}
 
-// lockFree names what in package sync no caller can wait for.
-var lockFree = []string{"Pool", "Once", "OnceFunc", "OnceValue", "OnceValues"}
+// pureImports are the packages of the standard library that pure packages may
+// import: they compute. One that reaches the clock, randomness, the disk, the
+// network or other goroutines is not here, or not with all of its names.
+var pureImports = map[string]pureImport{
+	"bytes":           {},
+	"cmp":             {},
+	"encoding/binary": {},
+	"errors":          {},
+	"fmt":             {not: []string{"Print", "Printf", "Println", "Scan", "Scanf", "Scanln"}, why: "the caller prints"},
+	"hash/crc32":      {},
+	"io":              {not: []string{"Pipe"}, why: "the caller waits"},
+	"iter":            {not: []string{"Pull", "Pull2"}, why: "the caller owns goroutines"},
+	"maps":            {}, // see MapOrder
+	"math":            {},
+	"math/bits":       {},
+	"slices":          {},
+	"strconv":         {},
+	"strings":         {},
+	// A Pool makes nobody wait for what another caller does. A Once does.
+	"sync": {only: []string{"Pool"}, why: "the caller locks"},
+	"time": {not: []string{
+		"Now", "Since", "Until", "Sleep", "After", "AfterFunc", "Tick", "NewTimer", "NewTicker", "Timer", "Ticker",
+		"Local", "Time.Local", "LoadLocation",
+	}, why: "time and zone are arguments"},
+	"unicode/utf8": {},
+	"unsafe":       {}, // where SystemImports has it
+}
 
-// Purity checks that pure packages start no goroutine, read no clock and take
-// no lock.
+func (im pureImport) allows(name string) bool {
+	top, _, _ := strings.Cut(name, ".")
+	return !slices.Contains(im.not, name) && (im.only == nil || slices.Contains(im.only, top))
+}
+
+// Purity checks that pure packages import what computes alone, start no
+// goroutine, use no channel, read no clock and take no lock.
 func Purity(r *Repo) []Finding {
 	return r.inPure(func(p *Package, f *File) []Finding {
 		var found []Finding
+		for _, im := range f.imports() {
+			first, _, _ := strings.Cut(im.path, "/")
+			_, ours := r.dirOf(im.path)
+			if _, ok := pureImports[im.path]; !ok && !ours && !strings.Contains(first, ".") {
+				found = append(found, r.finding(f, im.pos, "imports %s in a pure package: it is not in pureImports in internal/lint/purity.go", im.path))
+			}
+		}
 		ast.Inspect(f.AST, func(n ast.Node) bool {
-			switch n := n.(type) {
-			case *ast.GoStmt:
-				found = append(found, r.finding(f, n.Pos(), "a go statement in a pure package: the caller owns goroutines"))
-			case *ast.Ident:
-				obj := p.Info.Uses[n]
-				if packageLevel(obj, "time") && slices.Contains(clock, obj.Name()) {
-					found = append(found, r.finding(f, n.Pos(), "time.%s in a pure package: now is an argument", obj.Name()))
-				}
-				if packageLevel(obj, "sync") && !slices.Contains(lockFree, obj.Name()) {
-					found = append(found, r.finding(f, n.Pos(), "sync.%s in a pure package: the caller locks", obj.Name()))
-				}
+			if what := impure(p, n); what != "" {
+				found = append(found, r.finding(f, n.Pos(), "%s", what))
 			}
 			return true
 		})
 		return found
 	})
+}
+
+// impure says why a node does not belong into a pure package, or nothing.
+func impure(p *Package, n ast.Node) string {
+	const channel = " in a pure package: the caller owns channels"
+	switch n := n.(type) {
+	case *ast.GoStmt:
+		return "a go statement in a pure package: the caller owns goroutines"
+	case *ast.ChanType:
+		return "a channel" + channel
+	case *ast.SendStmt:
+		return "a send" + channel
+	case *ast.SelectStmt:
+		return "a select" + channel
+	case *ast.UnaryExpr:
+		if n.Op == token.ARROW {
+			return "a receive" + channel
+		}
+	case *ast.RangeStmt:
+		if t := p.Info.TypeOf(n.X); t != nil {
+			if _, ok := t.Underlying().(*types.Chan); ok {
+				return "a range over a channel" + channel
+			}
+		}
+	case *ast.Ident:
+		obj := p.Info.Uses[n]
+		if _, ok := obj.(*types.Builtin); ok && (n.Name == "print" || n.Name == "println") {
+			return n.Name + " in a pure package: the caller prints"
+		}
+		pkg, name := memberOf(obj)
+		if im, ok := pureImports[pkg]; ok && !im.allows(name) {
+			return fmt.Sprintf("%s.%s in a pure package: %s", pkg, name, im.why)
+		}
+	}
+	return ""
+}
+
+// memberOf returns the package of what is declared at its top, and its name; of
+// a method, "Type.Method". Of anything else it returns nothing.
+func memberOf(obj types.Object) (pkg, name string) {
+	if obj == nil || obj.Pkg() == nil {
+		return "", ""
+	}
+	if obj.Parent() == obj.Pkg().Scope() {
+		return obj.Pkg().Path(), obj.Name()
+	}
+	method, ok := obj.(*types.Func)
+	if !ok || method.Signature().Recv() == nil {
+		return "", ""
+	}
+	t := method.Signature().Recv().Type()
+	if pointer, ok := t.(*types.Pointer); ok {
+		t = pointer.Elem()
+	}
+	if named, ok := t.(*types.Named); ok {
+		return obj.Pkg().Path(), named.Obj().Name() + "." + obj.Name()
+	}
+	return "", ""
 }
 
 // MapOrder checks that pure packages do not go through a map, unless a

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"go/ast"
 	"go/constant"
+	"go/token"
 	"go/types"
 	"regexp"
 	"slices"
@@ -56,32 +57,61 @@ func (r *Repo) siteConstants(p *Package) []*types.Const {
 }
 
 func (r *Repo) isSite(t types.Type) bool {
-	named, ok := t.(*types.Named)
+	named, ok := types.Unalias(t).(*types.Named)
 	return ok && named.Obj().Name() == "Site" && named.Obj().Pkg() != nil &&
 		named.Obj().Pkg().Path() == r.importPath("internal/vfs")
 }
 
-// unnamedSites returns the sites that f writes as a literal, outside constant
-// declarations.
+// unnamedSites returns the places in f, outside constant declarations, where a
+// site is not one of siteConstants: a literal, a conversion, a constant of
+// another type, or an expression of constants.
 func (r *Repo) unnamedSites(p *Package, f *File) []Finding {
 	var found []Finding
 	ast.Inspect(f.AST, func(n ast.Node) bool {
-		switch n := n.(type) {
-		case *ast.GenDecl:
-			return n.Tok.String() != "const"
-		case *ast.CallExpr: // a conversion
-			if p.Info.Types[n.Fun].IsType() && r.isSite(p.Info.TypeOf(n)) {
-				found = append(found, r.finding(f, n.Pos(), "a site is a constant with a name, not a conversion"))
-				return false
-			}
-		case *ast.BasicLit:
-			if r.isSite(p.Info.TypeOf(n)) {
-				found = append(found, r.finding(f, n.Pos(), "a site is a constant with a name, not a literal"))
-			}
+		if decl, ok := n.(*ast.GenDecl); ok {
+			return decl.Tok != token.CONST
+		}
+		x, ok := n.(ast.Expr)
+		if !ok || !r.isSite(p.Info.TypeOf(x)) {
+			return true
+		}
+		if what := r.notConstant(p, x); what != "" {
+			found = append(found, r.finding(f, x.Pos(), "a site is a named constant of type vfs.Site, not %s", what))
+			return false
 		}
 		return true
 	})
 	return found
+}
+
+// notConstant says what x, a site, is instead of a declared one, or nothing: a
+// variable got its value elsewhere.
+func (r *Repo) notConstant(p *Package, x ast.Expr) string {
+	var name *ast.Ident
+	switch x := x.(type) {
+	case *ast.Ident:
+		name = x
+	case *ast.SelectorExpr:
+		name = x.Sel
+	case *ast.ParenExpr:
+		return "" // what is in it comes next
+	case *ast.BasicLit:
+		return "a literal"
+	case *ast.BinaryExpr:
+		return "an expression"
+	case *ast.CallExpr:
+		if p.Info.Types[x.Fun].IsType() {
+			return "a conversion"
+		}
+		return ""
+	}
+	if name == nil {
+		return ""
+	}
+	if c, ok := p.Info.Uses[name].(*types.Const); ok && (!r.isSite(c.Type()) || c.Pkg() != p.Types) {
+		return name.Name
+	}
+	return ""
 }
 
 // mentions reports whether text has the value as a word of its own, so that

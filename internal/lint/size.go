@@ -19,7 +19,8 @@ const (
 const maxTestdata = 1 << 20
 
 // Lengths checks that functions, from the line of func to the closing brace,
-// and files stay within their limits. Generated files may be longer.
+// and files stay within their limits. A function literal outside of a function
+// is one too. Generated files may be longer.
 func Lengths(r *Repo) []Finding {
 	var found []Finding
 	for _, f := range r.Files {
@@ -34,16 +35,28 @@ func Lengths(r *Repo) []Finding {
 			found = append(found, Finding{Path: f.Path, Text: fmt.Sprintf("%d lines, at most %d: split it by noun", n, limit)})
 		}
 		for _, decl := range f.AST.Decls {
-			fn, ok := decl.(*ast.FuncDecl)
-			if !ok {
+			if fn, ok := decl.(*ast.FuncDecl); ok {
+				found = append(found, r.tooLong(f, fn, fn.Name.Name)...)
 				continue
 			}
-			if n := r.line(fn.End()) - r.line(fn.Pos()) + 1; n > maxFunction {
-				found = append(found, r.finding(f, fn.Name.Pos(), "%s has %d lines, at most %d", fn.Name.Name, n, maxFunction))
-			}
+			ast.Inspect(decl, func(n ast.Node) bool {
+				lit, ok := n.(*ast.FuncLit)
+				if ok {
+					found = append(found, r.tooLong(f, lit, "a function literal")...)
+				}
+				return !ok
+			})
 		}
 	}
 	return found
+}
+
+func (r *Repo) tooLong(f *File, fn ast.Node, name string) []Finding {
+	n := r.line(fn.End()) - r.line(fn.Pos()) + 1
+	if n <= maxFunction {
+		return nil
+	}
+	return []Finding{r.finding(f, fn.Pos(), "%s has %d lines, at most %d", name, n, maxFunction)}
 }
 
 // Testdata checks the size of files in testdata directories.

@@ -2,13 +2,14 @@ package lint
 
 import (
 	"go/ast"
+	"go/token"
 	"path"
 	"slices"
 	"strconv"
 )
 
 // Skips checks that a test that can skip, or that asks testing.Short, says why
-// in a comment: on the line, above it, or above the if around it.
+// in a comment: on the line, above it, or above the innermost if around it.
 func Skips(r *Repo) []Finding {
 	return r.inTests(func(f *File, call *ast.CallExpr, stack []ast.Node) []Finding {
 		sel, ok := call.Fun.(*ast.SelectorExpr)
@@ -19,25 +20,40 @@ func Skips(r *Repo) []Finding {
 		if !skip && !f.isFunc(sel, "testing", "Short") || f.commented(r.line(call.Pos())) {
 			return nil
 		}
-		for _, n := range slices.Backward(stack) {
-			if _, ok := n.(*ast.IfStmt); ok && f.commented(r.line(n.Pos())) {
-				return nil
-			}
-			if _, ok := n.(*ast.FuncDecl); ok {
-				break
-			}
+		if around := innermostIf(stack); around != nil && f.commented(r.line(around.Pos())) {
+			return nil
 		}
 		return []Finding{r.finding(f, call.Pos(), "%s.%s without a comment that says why", exprName(sel.X), sel.Sel.Name)}
 	})
 }
 
+// innermostIf returns the if closest around the end of stack, in the same
+// function, or nil.
+func innermostIf(stack []ast.Node) ast.Node {
+	for _, n := range slices.Backward(stack) {
+		switch n.(type) {
+		case *ast.IfStmt:
+			return n
+		case *ast.FuncDecl, *ast.FuncLit:
+			return nil
+		}
+	}
+	return nil
+}
+
 // Sleeps checks that no test sleeps, which is slow where it is right and flaky
-// where it is not. Inside synctest.Test time is not real; elsewhere a
-// //lint:sleep comment gives the reason.
+// where it is not; to receive from time.After, or from a new timer, is to sleep
+// unless a select waits for something else too. Inside synctest.Test time is not
+// real; elsewhere a //lint:sleep comment gives the reason.
 func Sleeps(r *Repo) []Finding {
 	return r.inTests(func(f *File, call *ast.CallExpr, stack []ast.Node) []Finding {
 		sel, ok := call.Fun.(*ast.SelectorExpr)
-		if !ok || !f.isFunc(sel, "time", "Sleep") || f.excused(r.line(call.Pos()), "sleep") {
+		if !ok || f.excused(r.line(call.Pos()), "sleep") {
+			return nil
+		}
+		timer := f.isFunc(sel, "time", "After") || f.isFunc(sel, "time", "Tick") ||
+			f.isFunc(sel, "time", "NewTimer") || f.isFunc(sel, "time", "NewTicker")
+		if !f.isFunc(sel, "time", "Sleep") && !(timer && receivedAlone(stack)) {
 			return nil
 		}
 		for _, n := range stack {
@@ -49,8 +65,33 @@ func Sleeps(r *Repo) []Finding {
 				return nil
 			}
 		}
-		return []Finding{r.finding(f, call.Pos(), "time.Sleep in a test: wait for what happens, use synctest, or say //lint:sleep and why")}
+		return []Finding{r.finding(f, call.Pos(), "time.%s in a test: wait for what happens, use synctest, or say //lint:sleep and why", sel.Sel.Name)}
 	})
+}
+
+// receivedAlone reports whether what is at the end of stack, or its field, is
+// received from at once, and not as one of several cases of a select.
+func receivedAlone(stack []ast.Node) bool {
+	received := false
+	var statement ast.Node
+	for i, n := range slices.Backward(stack) {
+		switch n := n.(type) {
+		case *ast.SelectorExpr, *ast.ParenExpr:
+		case *ast.UnaryExpr:
+			if n.Op != token.ARROW {
+				return false
+			}
+			received = true
+		case *ast.ExprStmt, *ast.AssignStmt:
+			statement = n
+		case *ast.CommClause:
+			cases, ok := stack[i-1].(*ast.BlockStmt)
+			return received && (n.Comm != statement || ok && len(cases.List) < 2)
+		default:
+			return received
+		}
+	}
+	return received
 }
 
 // inTests runs look on every call in every test file, with the nodes around it
