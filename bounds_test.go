@@ -790,7 +790,7 @@ func TestBoundsAreSharedByManyPartitions(t *testing.T) {
 	require.NoError(t, b.close())
 }
 
-var updateBounds = flag.Bool("update-bounds", false, "write testdata/bounds.golden")
+var updateGolden = flag.Bool("update", false, "write the golden files in testdata anew")
 
 // The file is, byte for byte, the golden one, whose tail of zeros is left out,
 // and the golden one is read as what was written.
@@ -811,7 +811,7 @@ func TestBoundsGolden(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, data, boundsGrow)
 	data = bytes.TrimRight(data, "\x00")
-	if *updateBounds {
+	if *updateGolden {
 		require.NoError(t, os.MkdirAll("testdata", 0o755))
 		require.NoError(t, os.WriteFile("testdata/bounds.golden", data, 0o644))
 	}
