@@ -52,6 +52,24 @@ func TestKilledProcessLosesNothing(t *testing.T) {
 	}
 }
 
+// TestSecondProcessIsLockedOut opens, in a child, the directory that this process
+// has open: ErrLocked there, and nothing changes here.
+func TestSecondProcessIsLockedOut(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	l, err := Open(dir, nil)
+	require.NoError(t, err)
+	p := partOf(t, l, "topic", nil)
+	appendValues(t, p, 0, 1)
+	child := exec.Command(os.Args[0])
+	child.Env = append(os.Environ(), killDirEnv+"="+dir)
+	out, err := child.CombinedOutput()
+	require.Error(t, err)
+	require.Contains(t, string(out), ErrLocked.Error())
+	require.Contains(t, string(out), dir)
+	appendValues(t, p, 1, 2)
+	require.NoError(t, l.Close())
+}
+
 // killAfter runs a child until it has told of n appends, and kills it. What it
 // told until its end is in acked.
 func killAfter(t *testing.T, dir string, n int, acked map[TopicPartition]int) {
