@@ -18,13 +18,14 @@ var (
 	ErrInvalidOptions = errors.New("riffle: invalid options")
 	// ErrLocked: the directory is open for writing, in another process or this
 	// one.
-	ErrLocked = errors.New("riffle: directory is locked by another log")
+	ErrLocked = errors.New("riffle: directory is open already, in this process or another")
 	// ErrReadOnly: a damaged partition takes no appends; what can be read of it
 	// can be read.
 	ErrReadOnly = errors.New("riffle: read-only")
 	// ErrInDoubt: ctx ended, or the disk failed, after the write was made or
 	// begun and before it was known to be committed. It may or may not be found
-	// later.
+	// later, so appending again may make a duplicate: read on from the end that
+	// was known before, or give records a key by which duplicates are told.
 	ErrInDoubt = errors.New("riffle: outcome of the write is unknown")
 
 	// ErrTopicExists: CreateTopic of a name that is taken. Kafka:
@@ -82,7 +83,8 @@ func (e *PartitionError) Error() string {
 func (e *PartitionError) Unwrap() error { return e.Err }
 
 // OffsetError is ErrOffsetOutOfRange with the offsets that there are. Reading
-// may begin at any offset in [Start, End], the end included.
+// may begin at any offset in [Start, End], the end included: go on at Start to
+// miss nothing that is left, at End for what comes.
 type OffsetError struct {
 	Offset     Offset // the one asked for
 	Start, End Offset // Bounds.Start and Bounds.End

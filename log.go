@@ -78,7 +78,7 @@ type tuning struct {
 var defaultTuning = tuning{ceilingStep: 1_000_000, boundsDelay: time.Second}
 
 // Open opens the log in dir, making it if there is none and recovering it if it
-// was not closed. It reads what is there once; it waits for no other process.
+// was not closed. Other files in dir are left alone. It reads what is there once; it waits for no other process.
 // One process at a time may have a directory open, once: ErrLocked. An error
 // that is about a path is a *fs.PathError, and ErrCorrupt names the file.
 func Open(dir string, opts *Options) (*Log, error) {
@@ -92,6 +92,9 @@ func open(fsys vfs.FS, dir string, opts *Options) (*Log, error) {
 
 func openTuned(fsys vfs.FS, dir string, opts *Options, tune tuning) (*Log, error) {
 	resolved, err := opts.resolve()
+	if err == nil && dir == "" {
+		err = invalidOptions("directory", []error{errors.New("its name is empty")})
+	}
 	if err != nil {
 		return nil, err
 	}

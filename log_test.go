@@ -250,9 +250,12 @@ func TestOpenSaysWhatIsInTheWay(t *testing.T) {
 		require.Contains(t, []string{file, path}, pe.Path)
 	}
 
+	_, err := Open("", nil)
+	require.ErrorIs(t, err, ErrInvalidOptions)
+
 	fsys := errfs.New(memfs.New())
 	fsys.FailKind(errfs.Mkdir, 1, fs.ErrPermission)
-	_, err := open(fsys, "/data", nil)
+	_, err = open(fsys, "/data", nil)
 	require.ErrorIs(t, err, fs.ErrPermission)
 	require.ErrorContains(t, err, "/data")
 

@@ -447,9 +447,7 @@ func (p *Partition) setBounds(clean bool) {
 func (p *Partition) closeFiles() error {
 	var errs []error
 	if segs := p.segs.Load(); segs != nil {
-		if x := segs.active().index.Load(); x.len() > 0 {
-			p.writeIndex(x)
-		}
+		p.writeIndex(segs.active().index.Load())
 		for _, seg := range segs.list {
 			errs = append(errs, seg.file.Close())
 		}

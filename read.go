@@ -38,7 +38,7 @@ func (p *Partition) Records(ctx context.Context, from Offset, opts *ReadOptions)
 
 // Follow is like Records, but waits for more records at the readable end, until
 // ctx ends or opts.Until is reached. A record is seen as soon as it is
-// committed. It also ends if no more can come: ErrPartitionFailed,
+// committed. To go on in another process, keep the last record's Offset + 1. It also ends if no more can come: ErrPartitionFailed,
 // ErrReadOnly.
 func (p *Partition) Follow(ctx context.Context, from Offset, opts *ReadOptions) iter.Seq2[Record, error] {
 	return p.owned(ctx, from, opts, true)

@@ -338,7 +338,10 @@ func (p *Partition) judge(s *scan, cause error) (done bool, err error) {
 	if err != nil {
 		return true, err
 	}
-	flushed := !s.last || s.end < s.point
+	// A killed process leaves one torn batch, behind which there is nothing: the
+	// pages of a file are lost in any order only with the machine.
+	killed := s.known && s.part.sameBoot && !s.part.failed
+	flushed := !s.last || s.end < s.point || killed && at >= 0
 	for from, next := at, base; !flushed && from >= 0; {
 		end, after, err := chainEnd(seg.file, from, s.fileSize)
 		if err != nil {

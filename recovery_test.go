@@ -197,6 +197,32 @@ func TestDamageFarFromTheEndIsNotCut(t *testing.T) {
 	require.Len(t, readValues(t, near, Earliest), 5)
 }
 
+// TestDamageAfterAKillIsNotCut damages a batch that others follow, of a process
+// that was killed a moment ago: the machine went on, so nothing but the very last
+// batch can be torn. After a power cut the same bytes pass for a torn end.
+func TestDamageAfterAKillIsNotCut(t *testing.T) {
+	disk := memfs.New()
+	l, err := openTuned(disk, "/data", nil, tuning{ceilingStep: 100, boundsDelay: Forever})
+	require.NoError(t, err)
+	p := partOf(t, l, "topic", nil)
+	appendValues(t, p, 0, 5)
+	require.NoError(t, kill(l))
+	edit(t, disk, p.path(logFileName(0)), func(f vfs.File, _ int64) error {
+		_, err := f.WriteAt([]byte{0xff}, 2*batchSize+batch.HeaderSize+6)
+		return errors.Join(err, f.Sync(""))
+	})
+	cut := disk.CrashClone(0)
+
+	p = partOf(t, openAt(t, disk, "/data", nil), "topic", nil)
+	_, err = p.Append(ctx, Record{})
+	requireAll(t, err, ErrReadOnly, ErrCorrupt)
+	require.Equal(t, wantValues(3, 5), readValues(t, p, 3))
+
+	p = partOf(t, openAt(t, cut, "/data", nil), "topic", nil)
+	_, err = p.Append(ctx, Record{})
+	require.NoError(t, err)
+}
+
 // TestDamageWhileOpen spoils batches under a reader: an error with the place,
 // and appends go on.
 func TestDamageWhileOpen(t *testing.T) {

@@ -53,7 +53,7 @@ func (t *Topic) NumPartitions() int { return len(t.partitions) }
 // are fewer.
 func (t *Topic) Partition(i int) (*Partition, error) {
 	if i < 0 || i >= len(t.partitions) {
-		return nil, fmt.Errorf("%w: %s has %d, asked for %d", ErrPartitionNotFound, t.name, len(t.partitions), i)
+		return nil, fmt.Errorf("%w: %s has 0 to %d, asked for %d", ErrPartitionNotFound, t.name, len(t.partitions)-1, i)
 	}
 	return t.partitions[i], nil
 }
@@ -79,7 +79,7 @@ func checkTopicName(name string) error {
 	case slices.Contains(reservedTopics, name):
 		return fmt.Errorf("%w: %q is reserved", ErrInvalidTopic, name)
 	case name == "" || name == "." || name == "..":
-		return fmt.Errorf("%w: %q", ErrInvalidTopic, name)
+		return fmt.Errorf("%w: %q is no file name to build on", ErrInvalidTopic, name)
 	case len(name) > maxTopicName:
 		return fmt.Errorf("%w: %d bytes, at most %d", ErrInvalidTopic, len(name), maxTopicName)
 	}
