@@ -70,9 +70,9 @@ func TestSecondProcessIsLockedOut(t *testing.T) {
 	require.NoError(t, l.Close())
 }
 
-// killAfter runs a child until it has told of n appends, and kills it. What it
+// killAfter runs a child until it has told of that many appends, and kills it. What it
 // told until its end is in acked.
-func killAfter(t *testing.T, dir string, n int, acked map[TopicPartition]int) {
+func killAfter(t *testing.T, dir string, after int, acked map[TopicPartition]int) {
 	t.Helper()
 	child := exec.Command(os.Args[0])
 	child.Env = append(os.Environ(), killDirEnv+"="+dir)
@@ -85,11 +85,11 @@ func killAfter(t *testing.T, dir string, n int, acked map[TopicPartition]int) {
 		f := strings.Fields(lines.Text())
 		require.Len(t, f, 3)
 		part, err1 := strconv.Atoi(f[1])
-		o, err2 := strconv.Atoi(f[2])
+		n, err2 := strconv.Atoi(f[2])
 		require.NoError(t, err1)
 		require.NoError(t, err2)
-		acked[TopicPartition{f[0], part}] = o + 1
-		if i == n {
+		acked[TopicPartition{f[0], part}] = n + 1
+		if i == after {
 			require.NoError(t, child.Process.Kill())
 		}
 	}
@@ -110,14 +110,13 @@ func killChild(dir string) error {
 		}
 		for p := range top.Partitions() {
 			go func() {
-				for i := int(p.Bounds().End); ; i++ {
-					at, err := p.Append(ctx, Record{Value: fmt.Appendf(nil, "v%d", i)})
-					if err != nil {
-						failed <- err
-						return
+				values, err := collect(p, Earliest) // offsets may have gaps
+				for i := len(values); err == nil; i++ {
+					if _, err = p.Append(ctx, Record{Value: fmt.Appendf(nil, "v%d", i)}); err == nil {
+						fmt.Fprintf(os.Stdout, "%s %d %d\n", name, p.Index(), i)
 					}
-					fmt.Fprintf(os.Stdout, "%s %d %d\n", name, p.Index(), at)
 				}
+				failed <- err
 			}()
 		}
 	}
