@@ -46,6 +46,9 @@ type Partition struct {
 	flushedSize int64
 	changing    chan struct{} // closed when the change that is under way has ended; nil if none is
 	begun       bool          // this incarnation may append
+	mustRoll    bool          // a roll has failed on its way
+	start       Offset        // of the first segment
+	dataEnd     Offset        // after the last batch: below end in a gap
 	epoch       int32         // of batches that are appended; until begun the highest known, or noEpoch
 	entry       *boundsEntry  // nil until there is a directory
 	// ceiling is the offset that no record may have before a higher one is on
@@ -247,6 +250,7 @@ func (p *Partition) appendLocked(b batch.Batch) (base Offset, err error) {
 	} else {
 		end := base + Offset(b.Count())
 		p.end.Store(int64(end))
+		p.dataEnd = end
 		if p.topic.config().Flush == FlushAsync {
 			p.commit(end, seg, seg.size)
 			p.flushLater()
@@ -272,7 +276,7 @@ func (p *Partition) lockWithRoom(ctx context.Context, b batch.Batch, now int64) 
 		case p.changing != nil:
 		case !p.begun:
 			change = p.beginAppending
-		case p.active().shouldRoll(b, end, now, p.topic.config()):
+		case p.mustRoll || p.active().shouldRoll(b, end, now, p.topic.config()):
 			change = p.roll
 		case end+Offset(b.Count()) > p.ceiling:
 			change = func() error { return p.raiseCeiling(end + Offset(b.Count())) }
@@ -437,9 +441,20 @@ func (p *Partition) markClean() {
 	}
 }
 
-// setBounds notes in bounds what is true of the partition. Called under mu.
+// setBounds notes in bounds what is true of the partition. The recovery point
+// does not enter a gap: a torn batch behind it would look like damage. Called
+// under mu.
 func (p *Partition) setBounds(clean bool) {
-	p.entry.setCrash(crashPart{flushed: p.flushed, ceiling: p.asked, clean: clean, failed: p.failed != nil})
+	p.entry.setCrash(crashPart{
+		start: p.start, flushed: min(p.flushed, p.dataEnd), ceiling: p.asked, clean: clean, failed: p.failed != nil,
+	})
+}
+
+// epochBefore is the epoch of the batch before offset o, noEpoch if that is not
+// known.
+func (p *Partition) epochBefore(o Offset) int32 {
+	epoch, _ := p.epochs.epochAt(o - 1)
+	return epoch
 }
 
 // closeFiles closes the segments' files. A reader that is in one gets an error,

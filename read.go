@@ -250,6 +250,7 @@ func (r *reader) load() (found bool, err error) {
 				return false, err
 			}
 		}
+		r.passed = r.p.epochBefore(r.expect)
 	}
 	r.win.limit = r.seg.committed.Load()
 	for r.expect < hw {
@@ -311,7 +312,7 @@ func (r *reader) leap(err error) bool {
 	} else {
 		r.pos = e.nextPos
 	}
-	r.expect, r.passed = e.Next, noEpoch
+	r.expect, r.passed = e.Next, r.p.epochBefore(e.Next)
 	return true
 }
 

@@ -12,16 +12,18 @@ import (
 
 // The places in recovery that a crash or damage must not pass.
 const (
-	siteRecoveryFlush  vfs.Site = "recovery.flush"  // before what was found is shown
-	siteRecoveryCheck  vfs.Site = "recovery.check"  // of each batch
-	siteRecoveryDamage vfs.Site = "recovery.damage" // that a bad batch is the end, not the middle
-	siteRecoveryID     vfs.Site = "recovery.id"     // that the directory is this topic's
+	siteRecoveryFlush  vfs.Site = "recovery.flush"   // before what was found is shown
+	siteRecoveryCheck  vfs.Site = "recovery.check"   // of each batch
+	siteRecoveryDamage vfs.Site = "recovery.damage"  // that a bad batch is the end, not the middle
+	siteRecoveryID     vfs.Site = "recovery.id"      // that the directory is this topic's
+	siteRecoveryDir    vfs.Site = "recovery.syncdir" // of a file without batches
 )
 
 // scan is what a partition's files were found to hold.
 type scan struct {
 	part     crashPart // what bounds say
 	known    bool      // they say something
+	whole    bool      // the epochs are not known, so everything is read
 	point    Offset    // the recovery point: all before it was flushed once
 	epoch    int32     // of the last batch; noEpoch if that is not known
 	segments []*segment
@@ -51,10 +53,10 @@ type scan struct {
 // shorter batch written over it would be followed by old bytes; (2) write the
 // batches above the recovery point once more, since a flush that failed in an
 // earlier process leaves pages in memory that look written and are not; (3)
-// flush, since what is shown must survive a power cut; (4) show it, and take
-// appends. Each step may be repeated: a crash in the midst of them changes
-// nothing. A last file without batches may have a name that is not durable: that
-// is mended when a new epoch begins, before the first append.
+// flush, since what is shown must survive a power cut, and the directory if the
+// last file has no batch: a roll that failed leaves one whose name is not
+// durable; (4) show it, and take appends. Each step may be repeated: a crash in
+// the midst of them changes nothing.
 //
 // Where a power cut may have taken records that had been shown, the log goes on
 // at its ceiling, so that their offsets are not used again.
@@ -77,17 +79,16 @@ func (p *Partition) recover() (err error) {
 	if err := p.openSegments(s); err != nil {
 		return err
 	}
-	if len(s.segments) > 0 {
-		if err := p.loadEpochs(); err != nil {
-			return err
-		}
+	lastEpoch, err := p.loadEpochs(s)
+	if err != nil {
+		return err
 	}
 	for i, seg := range s.segments {
 		s.seg, s.last = seg, i == len(s.segments)-1
 		if err := p.checkBase(s); err != nil {
 			return err
 		}
-		if !s.last && s.segments[i+1].base <= s.point {
+		if !s.last && !s.whole && s.segments[i+1].base <= s.point {
 			if err := p.trustSegment(s, s.segments[i+1].base); err != nil {
 				return err
 			}
@@ -108,7 +109,15 @@ func (p *Partition) recover() (err error) {
 		}
 	}
 	p.unclean = s.known && !s.part.clean || !s.known && s.end > 0
-	end := p.afterGap(s)
+	end := s.end
+	if s.damaged == nil {
+		// The epoch may have begun behind a gap without a batch that was kept.
+		end = max(p.afterGap(s), lastEpoch.start)
+	}
+	p.start, p.dataEnd = end, s.end
+	if segs := p.segs.Load(); segs != nil {
+		p.start = segs.start()
+	}
 	p.epochs.clamp(0, end)
 	p.flushed = s.end // below the gap: a torn batch behind it is no damage
 	p.damaged = s.damaged
@@ -125,6 +134,11 @@ func (p *Partition) adopt(s *scan) error {
 		s.segments = nil
 		return errors.Join(s.seg.file.Close(), p.topic.log.fs.Remove(p.path(logFileName(s.seg.base))))
 	}
+	for s.damaged == nil && len(s.segments) > 1 && s.segments[0].size == 0 {
+		if err := p.giveUpFirst(s); err != nil {
+			return err
+		}
+	}
 	if err := p.repair(s); err != nil {
 		return err
 	}
@@ -134,36 +148,44 @@ func (p *Partition) adopt(s *scan) error {
 	p.flushedSize = s.seg.size
 	p.segs.Store(&segmentSet{list: s.segments})
 	if s.known && s.end > s.point && p.afterGap(s) == s.end {
-		p.entry.setCrash(crashPart{flushed: s.end, ceiling: s.part.ceiling, clean: s.part.clean, failed: s.part.failed})
+		part := s.part
+		part.flushed = s.end
+		p.entry.setCrash(part)
 	}
 	return nil
 }
 
 // afterGap returns the offset at which the log goes on.
 func (p *Partition) afterGap(s *scan) Offset {
-	if s.known && !s.part.clean && !s.part.sameBoot && s.damaged == nil && p.topic.config().Flush == FlushAsync {
+	if s.known && !s.part.clean && (!s.part.sameBoot || s.part.failed) && s.damaged == nil && p.topic.config().Flush == FlushAsync {
 		return max(s.end, s.part.ceiling)
 	}
 	return s.end
 }
 
-// loadEpochs reads leader-epoch-checkpoint. If it cannot be read, the epochs of
-// the batches that are scanned are known.
-func (p *Partition) loadEpochs() error {
+// loadEpochs reads leader-epoch-checkpoint, and returns its last entry. If it
+// cannot be read, the batches tell, all of them.
+func (p *Partition) loadEpochs(s *scan) (last epochEntry, err error) {
 	name := p.path(epochCheckpointName)
 	data, err := vfs.ReadFile(p.topic.log.fs, name, maxSideFile)
 	if err == nil {
 		var c *epochCache
 		if c, err = parseEpochs(data); err == nil {
 			p.epochs = c
-			p.epoch, _ = c.latest()
-			return nil
+			if all := c.load(); len(all) > 0 {
+				last = all[len(all)-1]
+				p.epoch = last.epoch
+			}
+			return last, nil
 		}
 	} else if !errors.Is(err, fs.ErrNotExist) {
-		return err
+		return last, err
 	}
-	p.topic.log.opts.Logger.Warn("leader epochs are taken from the batches", "file", name, "err", err)
-	return nil
+	if len(s.segments) > 0 {
+		s.whole = true
+		p.topic.log.opts.Logger.Warn("leader epochs are taken from the batches", "file", name, "err", err)
+	}
+	return last, nil
 }
 
 // openSegments opens the files of batches, in the order of their names.
@@ -184,7 +206,12 @@ func (p *Partition) openSegments(s *scan) error {
 		}
 		s.segments = append(s.segments, newSegment(base, file))
 	}
-	if len(s.segments) == 0 && s.point > 0 {
+	for len(s.segments) > 1 && s.segments[1].base <= s.part.start {
+		if err := p.giveUpFirst(s); err != nil { // it is below the start
+			return err
+		}
+	}
+	if len(s.segments) == 0 && s.point > s.part.start {
 		return &CorruptError{File: p.path(logFileName(0)), Offset: 0, Next: NoOffset, Err: fs.ErrNotExist}
 	}
 	return nil
@@ -194,7 +221,7 @@ func (p *Partition) openSegments(s *scan) error {
 // gap that an unclean stop has left.
 func (p *Partition) checkBase(s *scan) error {
 	base := s.seg.base
-	if s.seg == s.segments[0] && base > 0 && s.point == 0 {
+	if s.seg == s.segments[0] && (s.point == 0 || s.known && base == s.part.start) {
 		s.end = base // all before it was lost before it was flushed
 	}
 	if base == s.end {
@@ -239,17 +266,14 @@ func follows(want Offset, epoch int32, b batch.Batch) bool {
 // reader will find what is wrong with it.
 func (p *Partition) trustSegment(s *scan, next Offset) (err error) {
 	s.seg.size, err = s.seg.file.Size()
-	s.end, s.epoch = next, noEpoch
-	if epoch, ok := p.epochs.epochAt(next - 1); ok {
-		s.epoch = epoch
-	}
+	s.end, s.epoch = next, p.epochBefore(next)
 	return err
 }
 
 // resume begins the scan of a segment at the last place below the recovery
 // point that the index on disk knows, if that proves to be right.
 func (p *Partition) resume(s *scan, w *window) error {
-	if s.seg.base >= s.point {
+	if s.seg.base >= s.point || s.whole {
 		return nil
 	}
 	x, err := p.loadIndex(s.seg.base, s.fileSize)
@@ -273,6 +297,13 @@ func (p *Partition) resume(s *scan, w *window) error {
 	s.seg.firstTimestamp = batch.Batch(head).MaxTimestamp()
 	s.seg.size, s.end, s.epoch = pos, base, noEpoch
 	return nil
+}
+
+// giveUpFirst removes a first file that is no part of the log.
+func (p *Partition) giveUpFirst(s *scan) error {
+	first := s.segments[0]
+	s.segments = s.segments[1:]
+	return errors.Join(first.file.Close(), p.topic.log.fs.Remove(p.path(logFileName(first.base))))
 }
 
 // scanSegment reads a file, checks its batches and completes its index.
@@ -437,6 +468,11 @@ func (p *Partition) repair(s *scan) error {
 	seg := s.seg
 	if s.torn {
 		if err := seg.file.Truncate(seg.size); err != nil {
+			return err
+		}
+	}
+	if seg.size == 0 && s.damaged == nil {
+		if err := p.topic.log.fs.SyncDir(siteRecoveryDir, p.dir); err != nil {
 			return err
 		}
 	}

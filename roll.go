@@ -119,7 +119,7 @@ func (p *Partition) beginAppending() error {
 	}
 	if err == nil {
 		p.mu.Lock()
-		p.entry, p.asked = entry, p.ceilingAbove(end)
+		p.entry, p.asked, p.start = entry, p.ceilingAbove(end), segs.start()
 		p.setBounds(false)
 		p.mu.Unlock()
 		err = l.bounds.sync(siteBeginBounds)
@@ -137,12 +137,18 @@ func (p *Partition) beginAppending() error {
 	return nil
 }
 
-// beginEpoch notes durably that batches of an epoch begin at end.
+// beginEpoch notes durably that batches of an epoch begin at end. After an error
+// it is as if it had not been called.
 func (p *Partition) beginEpoch(epoch int32, end Offset) error {
-	if !p.epochs.assign(epoch, end) {
+	next := newEpochCache(p.epochs.load())
+	if !next.assign(epoch, end) {
 		return nil
 	}
-	return vfs.WriteFileAtomic(p.topic.log.fs, siteEpochs, p.path(epochCheckpointName), p.epochs.format())
+	err := vfs.WriteFileAtomic(p.topic.log.fs, siteEpochs, p.path(epochCheckpointName), next.format())
+	if err == nil {
+		p.epochs.replace(next.load())
+	}
+	return err
 }
 
 // nextEpoch is the epoch of this incarnation's batches: after an unclean stop a
@@ -202,11 +208,12 @@ func (p *Partition) roll() error {
 	}
 	p.writeIndex(segs.active().index.Load())
 	file, err := p.createSegment(end)
-	if err != nil {
-		return fmt.Errorf("begin segment %d: %w", end, err)
-	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	// A file that was begun must not stay behind among what is appended next.
+	if p.mustRoll = err != nil; p.mustRoll {
+		return fmt.Errorf("begin segment %d: %w", end, err)
+	}
 	if p.closed {
 		return file.Close() // too late: nothing will be appended
 	}

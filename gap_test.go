@@ -1,0 +1,169 @@
+package riffle
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/rifflelog/riffle/internal/vfs"
+	"github.com/rifflelog/riffle/internal/vfs/errfs"
+	"github.com/rifflelog/riffle/internal/vfs/memfs"
+)
+
+// gapTuning puts the end of a gap at offset 100.
+var gapTuning = tuning{ceilingStep: 100, boundsDelay: Forever}
+
+// openGap opens a log with one FlushAsync partition.
+func openGap(t *testing.T, fsys vfs.FS) (*Log, *Partition) {
+	t.Helper()
+	l, err := openTuned(fsys, "/data", nil, gapTuning)
+	require.NoError(t, err)
+	return l, partOf(t, l, "topic", &TopicConfig{Flush: FlushAsync, FlushInterval: Forever, SegmentBytes: 8 << 10})
+}
+
+// afterLoss returns the disk after a power cut that left kept of kept+4 records,
+// so that the log goes on behind a gap.
+func afterLoss(t *testing.T, kept int) *memfs.FS {
+	t.Helper()
+	disk := memfs.New()
+	l, p := openGap(t, disk)
+	appendValues(t, p, 0, kept)
+	if kept > 0 {
+		p.mu.Lock()
+		require.NoError(t, p.unlockAndFlush(ctx, Offset(kept)))
+	}
+	appendValues(t, p, kept, kept+4)
+	require.NoError(t, kill(l))
+	return powerCut(t, disk, func(c *memfs.FS) bool {
+		e, err := c.Stat("/data/topic-0/" + logFileName(0))
+		return err == nil && e.Size == int64(kept*batchSize)
+	})
+}
+
+// TestGapOutlivesAFailedFirstAppend begins an incarnation behind a gap, with a
+// full disk for its first batch. Then the process is killed, or the log closed:
+// the gap is there afterwards, and nothing is taken for damage.
+func TestGapOutlivesAFailedFirstAppend(t *testing.T) {
+	for _, closed := range []bool{false, true} {
+		disk := afterLoss(t, 3)
+		fsys := errfs.New(disk)
+		l, p := openGap(t, fsys)
+		remove := fsys.Add(errfs.Rule{Kind: errfs.Write, Name: "/data/topic-0/" + logFileName(0), Err: vfs.ErrNoSpace})
+		_, err := p.Append(ctx, Record{})
+		require.ErrorIs(t, err, ErrDiskFull)
+		remove()
+		if closed {
+			require.NoError(t, l.Close())
+		} else {
+			require.NoError(t, kill(l))
+		}
+		l, p = openGap(t, disk)
+		at, err := p.Append(ctx, Record{})
+		require.NoError(t, err)
+		require.GreaterOrEqual(t, at, Offset(100))
+		require.NoError(t, l.Close())
+	}
+}
+
+// TestPartitionThatLostEverything goes on with a partition of which a power cut
+// left nothing: at its ceiling, in a new epoch, however often it is opened
+// before, and as often as it happens.
+func TestPartitionThatLostEverything(t *testing.T) {
+	disk := afterLoss(t, 0)
+	for range 2 {
+		l, _ := openGap(t, disk)
+		require.NoError(t, l.Close())
+	}
+	l, p := openGap(t, disk)
+	at, err := p.Append(ctx, Record{})
+	require.NoError(t, err)
+	require.Equal(t, Offset(100), at)
+	require.EqualValues(t, 1, p.epoch)
+	require.NoError(t, kill(l))
+
+	disk = powerCut(t, disk, func(c *memfs.FS) bool {
+		e, err := c.Stat("/data/topic-0/" + logFileName(100))
+		return err == nil && e.Size == 0
+	})
+	for _, want := range []Offset{200, 201, 202} {
+		l, p = openGap(t, disk)
+		require.Equal(t, want, p.Bounds().End)
+		at, err = p.Append(ctx, Record{})
+		require.NoError(t, err)
+		require.Equal(t, want, at)
+		require.NoError(t, l.Close())
+	}
+}
+
+// TestReadAroundAGapBetweenSegments loses the only batch of the second segment,
+// and reads from every offset near the gap that its file begins with.
+func TestReadAroundAGapBetweenSegments(t *testing.T) {
+	disk := memfs.New()
+	l, p := openGap(t, disk)
+	big := Record{Value: make([]byte, 3000)}
+	for range 3 {
+		_, err := p.Append(ctx, big)
+		require.NoError(t, err)
+	}
+	require.Equal(t, []Offset{0, 2}, segmentBases(p))
+	require.NoError(t, kill(l))
+	disk = powerCut(t, disk, func(c *memfs.FS) bool {
+		e, err := c.Stat("/data/topic-0/" + logFileName(2))
+		return err == nil && e.Size == 0
+	})
+	l, p = openGap(t, disk)
+	at, err := p.Append(ctx, big)
+	require.NoError(t, err)
+	require.Equal(t, Offset(100), at)
+	for from, want := range map[Offset]int{0: 3, 1: 2, 2: 1, 3: 1, 50: 1, 99: 1, 100: 1, 101: 0} {
+		require.Len(t, readValues(t, p, from), want, "from %d", from)
+	}
+	require.NoError(t, l.Close())
+}
+
+// TestRollIsTriedAgain lets a roll fail after it made its file: a smaller batch,
+// which would fit the old segment, does not go there, where that file would lie
+// in its way.
+func TestRollIsTriedAgain(t *testing.T) {
+	disk := memfs.New()
+	fsys := errfs.New(disk)
+	l, p := openGap(t, fsys)
+	big := Record{Value: make([]byte, 5000)}
+	_, err := p.Append(ctx, big)
+	require.NoError(t, err)
+	fsys.FailSite(siteRollSyncDir, 1, vfs.ErrNoSpace)
+	_, err = p.Append(ctx, big)
+	require.ErrorIs(t, err, ErrDiskFull)
+	_, err = p.Append(ctx, Record{})
+	require.NoError(t, err)
+	require.Equal(t, []Offset{0, 1}, segmentBases(p))
+	require.NoError(t, l.Close())
+	l, p = openGap(t, disk)
+	_, err = p.Append(ctx, Record{})
+	require.NoError(t, err)
+	require.NoError(t, l.Close())
+}
+
+// TestLostEpochCheckpoint removes the checkpoint: the epochs are read from the
+// batches, of all segments, and do not go back.
+func TestLostEpochCheckpoint(t *testing.T) {
+	disk := memfs.New()
+	for range 2 {
+		l, p := openGap(t, disk)
+		_, err := p.Append(ctx, Record{Value: make([]byte, 5000)})
+		require.NoError(t, err)
+		require.NoError(t, kill(l))
+	}
+	l, p := openGap(t, disk)
+	_, err := p.Append(ctx, Record{Value: make([]byte, 5000)})
+	require.NoError(t, err)
+	require.NoError(t, p.roll())
+	require.NoError(t, l.Close())
+	require.NoError(t, disk.Remove("/data/topic-0/"+epochCheckpointName))
+	l, p = openGap(t, disk)
+	_, err = p.Append(ctx, Record{})
+	require.NoError(t, err)
+	require.EqualValues(t, 2, p.epoch)
+	require.Len(t, readValues(t, p, Earliest), 4)
+	require.NoError(t, l.Close())
+}
