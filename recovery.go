@@ -221,8 +221,8 @@ func (p *Partition) openSegments(s *scan) error {
 // gap that an unclean stop has left.
 func (p *Partition) checkBase(s *scan) error {
 	base := s.seg.base
-	if s.seg == s.segments[0] && (s.point == 0 || s.known && base == s.part.start) {
-		s.end = base // all before it was lost before it was flushed
+	if s.seg == s.segments[0] && (!s.known || base == s.part.start) {
+		s.end = base
 	}
 	if base == s.end {
 		return nil

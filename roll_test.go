@@ -196,6 +196,18 @@ func TestContextEndsWhileRolling(t *testing.T) {
 	})
 }
 
+// TestMissingFirstSegment removes the first of several files of a process that
+// was killed at once: it is missed, and nothing is taken for a gap.
+func TestMissingFirstSegment(t *testing.T) {
+	fsys, dir, first := killedLog(t, 60, &TopicConfig{SegmentBytes: 1024})
+	require.NoError(t, fsys.Remove(first))
+	p := partOf(t, openAt(t, fsys, dir, nil), "topic", nil)
+	_, err := p.Append(ctx, Record{})
+	requireAll(t, err, ErrReadOnly, ErrCorrupt)
+	require.Equal(t, Offset(14), p.Bounds().Start)
+	require.Equal(t, wantValues(14, 60), readValues(t, p, Earliest))
+}
+
 // TestDamageInAnOlderSegmentIsNotCut damages the end of a segment that others
 // follow, of a killed process: it was flushed before they were made. Nothing is
 // cut, and reading goes on behind it, also where a whole file is missing.
