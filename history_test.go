@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -91,12 +92,10 @@ func (h *history) incarnation() error {
 // fillDisk lets some operation soon, once or twice, find the disk full.
 func (h *history) fillDisk(fsys *errfs.FS) {
 	kinds := []errfs.Kind{errfs.Write, errfs.Create, errfs.Sync, errfs.Allocate, errfs.Mkdir, errfs.Rename, errfs.SyncDir}
-	wait, times := h.r.IntN(6), 1+h.r.IntN(2)
+	var seen atomic.Int64 // operations come from the log's goroutines too
+	wait, times := int64(h.r.IntN(6)), int64(1+h.r.IntN(2))
 	fsys.Add(errfs.Rule{Kind: kinds[h.r.IntN(len(kinds))], Decide: func(errfs.Op) error {
-		if wait--; wait >= 0 {
-			return nil
-		}
-		if times--; times >= 0 {
+		if n := seen.Add(1); n > wait && n <= wait+times {
 			return vfs.ErrNoSpace
 		}
 		return nil
