@@ -267,9 +267,8 @@ func (r *reader) load() (found bool, err error) {
 			return false, nil
 		}
 		b, err := r.win.batch(r.pos)
-		if err == nil && !follows(r.expect, r.passed, b) {
-			err = fmt.Errorf("%w: batch has base offset %d in epoch %d, want %d in epoch %d",
-				batch.ErrCorrupt, b.BaseOffset(), b.LeaderEpoch(), r.expect, r.passed)
+		if err == nil {
+			err = checkFollows(r.expect, r.passed, b)
 		}
 		if err != nil {
 			err = r.damage(r.pos, r.expect, err)

@@ -262,6 +262,15 @@ func follows(want Offset, epoch int32, b batch.Batch) bool {
 	return base == want && b.LeaderEpoch() >= epoch || base > want && b.LeaderEpoch() > epoch
 }
 
+// checkFollows returns batch.ErrCorrupt if b does not follow.
+func checkFollows(want Offset, epoch int32, b batch.Batch) error {
+	if follows(want, epoch, b) {
+		return nil
+	}
+	return fmt.Errorf("%w: batch has base offset %d in epoch %d, want %d in epoch %d",
+		batch.ErrCorrupt, b.BaseOffset(), b.LeaderEpoch(), want, epoch)
+}
+
 // trustSegment takes a file below the recovery point as it is: it is whole, or a
 // reader will find what is wrong with it.
 func (p *Partition) trustSegment(s *scan, next Offset) (err error) {
@@ -350,9 +359,8 @@ func (p *Partition) scanSegment(s *scan) (err error) {
 // checkScanned checks the next batch.
 func (p *Partition) checkScanned(b batch.Batch, s *scan) error {
 	err := b.Check()
-	if err == nil && !follows(s.end, s.epoch, b) {
-		err = fmt.Errorf("%w: batch has base offset %d in epoch %d, want %d in epoch %d",
-			batch.ErrCorrupt, b.BaseOffset(), b.LeaderEpoch(), s.end, s.epoch)
+	if err == nil {
+		err = checkFollows(s.end, s.epoch, b)
 	}
 	if p.topic.log.fs.Check(siteRecoveryCheck, err == nil) {
 		return nil
