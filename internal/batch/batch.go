@@ -27,6 +27,7 @@
 package batch
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -160,6 +161,23 @@ func Plausible(b []byte) bool {
 	n := int64(int32(binary.BigEndian.Uint32(b[posLength:]))) + PrefixSize
 	return HeaderSize <= n && n <= MaxSize && h.BaseOffset() >= 0 && h.LastOffsetDelta() >= 0 &&
 		h.Count() >= 0 && int64(h.Count()) <= int64(h.LastOffsetDelta())+1 && h.Codec().Valid()
+}
+
+// IndexPlausible returns the first i for which b[i:] is plausible. If there is
+// none, it is the first whose header does not fit into b.
+func IndexPlausible(b []byte) int {
+	i := 0
+	for i+HeaderSize <= len(b) {
+		next := bytes.IndexByte(b[i+posMagic:len(b)-HeaderSize+posMagic+1], Magic)
+		if next < 0 {
+			return len(b) - HeaderSize + 1
+		}
+		if i += next; Plausible(b[i:]) {
+			return i
+		}
+		i++
+	}
+	return i
 }
 
 // Check verifies the CRC and that the header's fields make sense together. It

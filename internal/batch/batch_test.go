@@ -462,3 +462,16 @@ func TestReaderReusesItsMemory(t *testing.T) {
 		require.NoError(t, failed)
 	}
 }
+
+// TestIndexPlausible finds what a search byte by byte finds, in bytes that often
+// look like a header.
+func TestIndexPlausible(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		b := rapid.SliceOfN(rapid.SampledFrom([]byte{0, 0, 0, 0, 0, 1, 2}), 0, 400).Draw(t, "bytes")
+		want := 0
+		for want+HeaderSize <= len(b) && !Plausible(b[want:]) {
+			want++
+		}
+		require.Equal(t, want, IndexPlausible(b))
+	})
+}
