@@ -299,10 +299,6 @@ func (b *bounds) parseEntry(data []byte, off int64) *boundsEntry {
 	return e
 }
 
-func allZero(b []byte) bool {
-	return !slices.ContainsFunc(b, func(c byte) bool { return c != 0 })
-}
-
 // mapMore maps [off, off+n) of the file, if mapped writing is safe here. Where
 // it cannot be mapped, live words are written with WriteAt.
 func (b *bounds) mapMore(off, n int64) {

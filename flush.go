@@ -3,6 +3,7 @@ package riffle
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/rifflelog/riffle/internal/vfs"
 )
@@ -40,7 +41,7 @@ type flushRound struct {
 // held, and releases it. If ctx ends first, the flush goes on without the
 // caller, who gets ErrInDoubt.
 func (p *Partition) unlockAndFlush(ctx context.Context, end Offset) error {
-	if p.flushed >= end {
+	if p.flushed >= end && !p.cut {
 		p.mu.Unlock()
 		return nil
 	}
@@ -48,7 +49,7 @@ func (p *Partition) unlockAndFlush(ctx context.Context, end Offset) error {
 	if lead && ctx.Done() != nil {
 		// A flush cannot be interrupted, so it must not run on a goroutine whose
 		// ctx can end. The log owns this one, and waits for it when it closes.
-		lead = !p.topic.log.start(func() { p.flush(round) })
+		lead = !p.topic.log.startFlush(func() { p.flush(round) })
 	}
 	p.mu.Unlock()
 	if lead {
@@ -103,12 +104,15 @@ func (p *Partition) flush(round *flushRound) {
 	if p.flushing.next == round {
 		p.flushing.running, p.flushing.next = round, nil
 	}
-	seg, end := p.active(), Offset(p.end.Load())
-	size, covered, err := seg.size, p.flushed, p.failed
+	seg, end := p.active(), p.dataEnd // not in a gap: see setBounds
+	size, from, touched, err := seg.size, p.flushedSize, seg.mapped.touched, p.failed
+	needed := p.flushed < end || p.cut
+	p.cut = p.cut && err != nil
 	p.mu.Unlock()
 
-	if err == nil && covered < end {
-		err = seg.file.Sync(siteFlush)
+	if err == nil && needed {
+		err = p.flushAgain(seg, from)
+		seg.retouch(size, touched)
 	}
 
 	p.mu.Lock()
@@ -126,12 +130,14 @@ func (p *Partition) flush(round *flushRound) {
 			p.commit(end, seg, size)
 		}
 	}
-	p.setBounds(false)
+	if p.begun {
+		p.setBounds(false)
+	}
 	p.mu.Unlock()
 	close(round.done)
 	p.wake()
 	p.reportFailure()
-	p.topic.log.flushBoundsSoon()
+	p.topic.log.flushBoundsSoon(size - from)
 }
 
 // flushLater sees to it that what a FlushAsync partition has just written is
@@ -145,10 +151,13 @@ func (p *Partition) flushLater() {
 		p.flushInBackground()
 		return
 	}
-	interval := p.topic.config().FlushInterval
-	if p.timed || interval == Forever {
-		return
+	if interval := p.topic.config().FlushInterval; !p.timed && interval != Forever {
+		p.flushAfter(interval)
 	}
+}
+
+// flushAfter has flushOnTime run after an interval. Called under mu.
+func (p *Partition) flushAfter(interval time.Duration) {
 	p.timed = true
 	if p.timer == nil {
 		p.timer = p.topic.log.after(interval, p.flushOnTime)
@@ -161,19 +170,38 @@ func (p *Partition) flushLater() {
 // append.
 func (p *Partition) flushOnTime() {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.timed = false
-	if !p.closed && p.failed == nil && p.flushed < Offset(p.end.Load()) {
+	mapped := &p.active().mapped
+	var unmapped extents
+	switch {
+	case p.closed || p.failed != nil:
+	case p.flushed < p.dataEnd:
 		p.flushInBackground()
+		if mapped.list.Load() != nil {
+			p.flushAfter(p.topic.config().FlushInterval) // to see whether it has become idle
+		}
+	default:
+		unmapped = mapped.unmap()
 	}
+	p.mu.Unlock()
+	p.topic.log.release(unmapped)
 }
 
 // flushInBackground starts a flush unless one is waiting to. Called under mu.
 func (p *Partition) flushInBackground() {
 	if round, lead := p.flushing.join(); lead {
-		if !p.topic.log.start(func() { p.flush(round) }) {
+		if !p.topic.log.startFlush(func() { p.flush(round) }) {
 			p.flushing.drop(round)
 		}
+	}
+}
+
+// flushFound flushes what a killed process has left unflushed.
+func (p *Partition) flushFound() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.damaged == nil && (p.flushed < p.dataEnd || p.cut) {
+		p.flushInBackground()
 	}
 }
 

@@ -35,8 +35,7 @@ func afterLoss(t *testing.T, kept int) *memfs.FS {
 	appendValues(t, p, kept, kept+4)
 	require.NoError(t, kill(l))
 	return powerCut(t, disk, func(c *memfs.FS) bool {
-		e, err := c.Stat("/data/topic-0/" + logFileName(0))
-		return err == nil && e.Size == int64(kept*batchSize)
+		return endsAt(c, "/data/topic-0/"+logFileName(0), kept*batchSize)
 	})
 }
 
@@ -48,10 +47,13 @@ func TestGapOutlivesAFailedFirstAppend(t *testing.T) {
 		disk := afterLoss(t, 3)
 		fsys := errfs.New(disk)
 		l, p := openGap(t, fsys)
-		remove := fsys.Add(errfs.Rule{Kind: errfs.Write, Name: "/data/topic-0/" + logFileName(0), Err: vfs.ErrNoSpace})
+		name := "/data/topic-0/" + logFileName(0)
+		write := fsys.Add(errfs.Rule{Kind: errfs.Write, Name: name, Err: vfs.ErrNoSpace})
+		allocate := fsys.Add(errfs.Rule{Kind: errfs.Allocate, Name: name, Err: vfs.ErrNoSpace})
 		_, err := p.Append(ctx, Record{})
 		require.ErrorIs(t, err, ErrDiskFull)
-		remove()
+		write()
+		allocate()
 		if closed {
 			require.NoError(t, l.Close())
 		} else {

@@ -53,7 +53,7 @@ func runHistory(seed uint64) error {
 // incarnation opens the log, compares, appends, and ends in some way.
 func (h *history) incarnation() error {
 	fsys := errfs.New(h.disk)
-	l, err := openTuned(fsys, "/data", nil, tuning{ceilingStep: 5, boundsDelay: Forever})
+	l, err := openTuned(fsys, "/data", nil, tuning{ceilingStep: 5, boundsDelay: Forever, minTouch: 4 << 10})
 	if err != nil {
 		return err
 	}

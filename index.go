@@ -66,7 +66,7 @@ func (p *Partition) rebuildIndex(seg *segment) (*offsetIndex, error) {
 	p.topic.log.opts.Logger.Info("index is made anew", "topic", p.topic.name, "partition", p.index, "segment", int64(seg.base))
 	x := newOffsetIndex(seg.base, maxIndexBytes)
 	var w window
-	w.reset(seg.file, seg.committed.Load())
+	w.reset(seg, seg.committed.Load())
 	for pos, indexed := int64(0), int64(0); ; {
 		head, err := w.bytes(pos, batch.HeaderSize)
 		if err != nil {

@@ -39,7 +39,10 @@ type Log struct {
 	meta *Partition // the metadata log
 	tuning
 
-	bounds *bounds
+	files     *files
+	bounds    *bounds
+	mapWrites bool         // the file system takes stores into allocated space
+	mappings  atomic.Int64 // extents that are mapped
 
 	// mu guards topics and creating.
 	mu       sync.Mutex
@@ -61,8 +64,11 @@ type Log struct {
 	taskMu      sync.Mutex
 	tasks       sync.WaitGroup
 	stopped     bool
+	flushers    int      // goroutines that flush
+	flushes     []func() // what they have to do, in order
 	boundsTimer *time.Timer
 	armed       bool
+	sinceBounds int64 // bytes that were flushed since
 }
 
 // tuning is what tests set otherwise.
@@ -73,9 +79,13 @@ type tuning struct {
 	// boundsDelay is how long a recovery point that has risen waits for others
 	// before it is flushed.
 	boundsDelay time.Duration
+	// mapAfter is how many unflushed bytes have a partition's file mapped.
+	mapAfter int64
+	// minTouch is how much of it is touched ahead at first.
+	minTouch int64
 }
 
-var defaultTuning = tuning{ceilingStep: 1_000_000, boundsDelay: time.Second}
+var defaultTuning = tuning{ceilingStep: 1_000_000, boundsDelay: time.Second, mapAfter: mapAfter, minTouch: minTouch}
 
 // Open opens the log in dir, making it if there is none and recovering it if it
 // was not closed. Other files in dir are left alone. It reads what is there once; it waits for no other process.
@@ -91,6 +101,9 @@ func open(fsys vfs.FS, dir string, opts *Options) (*Log, error) {
 }
 
 func openTuned(fsys vfs.FS, dir string, opts *Options, tune tuning) (*Log, error) {
+	if tune.minTouch == 0 {
+		tune.minTouch = minTouch
+	}
 	resolved, err := opts.resolve()
 	if err == nil && dir == "" {
 		err = invalidOptions("directory", []error{errors.New("its name is empty")})
@@ -104,7 +117,7 @@ func openTuned(fsys vfs.FS, dir string, opts *Options, tune tuning) (*Log, error
 		return nil, fmt.Errorf("open %s: %w", dir, err)
 	}
 	l := &Log{
-		fs: fsys, dir: abs, opts: resolved, tuning: tune,
+		fs: fsys, files: newFiles(fsys), dir: abs, opts: resolved, tuning: tune,
 		topics: make(map[string]*Topic), creating: make(map[string]chan struct{}),
 		closing: make(chan struct{}), closed: make(chan struct{}), broken: make(chan struct{}),
 	}
@@ -144,6 +157,7 @@ func (l *Log) load() error {
 	if l.bounds, err = openBounds(l.fs, l.dir, l.fs.BootID()); err != nil {
 		return diskError(err)
 	}
+	l.mapWrites = l.bounds.mapWrites
 	if err := l.meta.recover(); err != nil {
 		return err
 	}
@@ -157,6 +171,9 @@ func (l *Log) load() error {
 				l.opts.Logger.Error("partition cannot be opened", "topic", t.name, "partition", p.index, "err", err)
 			}
 		}
+	}
+	for p := range l.partitions() {
+		p.flushFound()
 	}
 	return nil
 }
@@ -409,6 +426,41 @@ func (l *Log) start(f func()) bool {
 	return true
 }
 
+// maxFlushers is how many goroutines of ours flush partitions at a time.
+const maxFlushers = 8
+
+// startFlush is start for a flush: those that are too many wait for others.
+// They begin in order, so that a round whose predecessor waits here too is
+// behind it.
+func (l *Log) startFlush(f func()) bool {
+	l.taskMu.Lock()
+	defer l.taskMu.Unlock()
+	switch {
+	case l.stopped:
+		return false
+	case l.flushers == maxFlushers:
+		l.flushes = append(l.flushes, f)
+	default:
+		l.flushers++
+		l.tasks.Go(func() { l.flush(f) })
+	}
+	return true
+}
+
+// flush calls f, and then what waits.
+func (l *Log) flush(f func()) {
+	for f != nil {
+		l.run(f)
+		l.taskMu.Lock()
+		if f = nil; len(l.flushes) > 0 {
+			f, l.flushes = l.flushes[0], l.flushes[1:]
+		} else {
+			l.flushers--
+		}
+		l.taskMu.Unlock()
+	}
+}
+
 // run calls f, and keeps a panic of ours in it from the caller.
 func (l *Log) run(f func()) {
 	defer l.catch()
@@ -420,25 +472,37 @@ func (l *Log) after(d time.Duration, f func()) *time.Timer {
 	return time.AfterFunc(d, func() { l.start(f) })
 }
 
-// flushBoundsSoon sees to it that what was set in bounds is flushed before long:
-// recovery points, which are better new, but true when they are old.
-func (l *Log) flushBoundsSoon() {
+// boundsBytes is how much may be flushed until recovery points are: opening
+// after a kill reads that much once more.
+const boundsBytes = 32 << 20
+
+// flushBoundsSoon sees to it that what was set in bounds, since another n bytes
+// of a partition were flushed, is flushed before long: recovery points, which are
+// better new, but true when they are old.
+func (l *Log) flushBoundsSoon(n int64) {
 	l.taskMu.Lock()
 	defer l.taskMu.Unlock()
-	if l.armed || l.stopped || l.boundsDelay == Forever {
+	if l.stopped || l.boundsDelay == Forever {
 		return
 	}
-	l.armed = true
-	if l.boundsTimer == nil {
-		l.boundsTimer = l.after(l.boundsDelay, l.flushBounds)
-	} else {
-		l.boundsTimer.Reset(l.boundsDelay)
+	delay := l.boundsDelay
+	if l.sinceBounds += n; l.sinceBounds >= boundsBytes {
+		l.sinceBounds, l.armed, delay = 0, false, 0
 	}
+	switch {
+	case l.armed:
+		return
+	case l.boundsTimer == nil:
+		l.boundsTimer = l.after(delay, l.flushBounds)
+	default:
+		l.boundsTimer.Reset(delay)
+	}
+	l.armed = true
 }
 
 func (l *Log) flushBounds() {
 	l.taskMu.Lock()
-	l.armed = false
+	l.armed, l.sinceBounds = false, 0
 	l.taskMu.Unlock()
 	if err := l.bounds.sync(siteBoundsFlush); err != nil {
 		l.opts.Logger.Warn("recovery points are not written", "err", err)

@@ -44,6 +44,7 @@ type Partition struct {
 	// Invariant: flushed <= end, flushedSize <= size of the active segment.
 	flushed     Offset
 	flushedSize int64
+	cut         bool          // the active segment's file was cut, which is not flushed
 	changing    chan struct{} // closed when the change that is under way has ended; nil if none is
 	begun       bool          // this incarnation may append
 	mustRoll    bool          // a roll has failed on its way
@@ -219,10 +220,11 @@ func (p *Partition) append(ctx context.Context, b batch.Batch, now int64) (Offse
 	if err := p.lockWithRoom(ctx, b, now); err != nil {
 		return NoOffset, err
 	}
-	base, err := p.appendLocked(b)
+	base, unmapped, err := p.appendLocked(b)
 	if err != nil {
 		p.mu.Unlock()
 		p.reportFailure()
+		p.topic.log.release(unmapped)
 		return NoOffset, err
 	}
 	if p.topic.config().Flush == FlushAsync {
@@ -235,7 +237,7 @@ func (p *Partition) append(ctx context.Context, b batch.Batch, now int64) (Offse
 
 // appendLocked writes b to the active segment, and commits it if nothing need
 // be flushed for that. Called under mu, which it releases if it panics.
-func (p *Partition) appendLocked(b batch.Batch) (base Offset, err error) {
+func (p *Partition) appendLocked(b batch.Batch) (base Offset, unmapped extents, err error) {
 	ok := false
 	defer func() {
 		if !ok {
@@ -245,7 +247,7 @@ func (p *Partition) appendLocked(b batch.Batch) (base Offset, err error) {
 	seg, base := p.active(), Offset(p.end.Load())
 	b.SetBaseOffset(int64(base))
 	b.SetLeaderEpoch(p.epoch)
-	if err = seg.append(b); err != nil {
+	if unmapped, err = seg.append(b); err != nil {
 		err = p.writeFailed(err)
 	} else {
 		end := base + Offset(b.Count())
@@ -254,10 +256,11 @@ func (p *Partition) appendLocked(b batch.Batch) (base Offset, err error) {
 		if p.topic.config().Flush == FlushAsync {
 			p.commit(end, seg, seg.size)
 			p.flushLater()
+			p.growSoon()
 		}
 	}
 	ok = true
-	return base, err
+	return base, unmapped, err
 }
 
 // lockWithRoom locks p for an append of b, once the partition can take it: in a
@@ -280,6 +283,8 @@ func (p *Partition) lockWithRoom(ctx context.Context, b batch.Batch, now int64) 
 			change = p.roll
 		case end+Offset(b.Count()) > p.ceiling:
 			change = func() error { return p.raiseCeiling(end + Offset(b.Count())) }
+		case p.mapsFor(len(b)):
+			change = p.growFirst
 		case p.unflushed() == 0 || p.unflushed()+int64(len(b)) <= maxUnflushed:
 			return nil
 		default:
@@ -425,7 +430,11 @@ func (p *Partition) flushRest() error {
 		p.mu.Unlock()
 		return nil
 	}
-	if err := p.unlockAndFlush(context.Background(), Offset(p.end.Load())); err != nil {
+	p.mu.Unlock()
+	err := p.fix(p.active())
+	p.mu.Lock()
+	err = errors.Join(err, p.unlockAndFlush(context.Background(), Offset(p.end.Load())))
+	if err != nil {
 		return p.error("close", err)
 	}
 	return nil
@@ -463,6 +472,10 @@ func (p *Partition) closeFiles() error {
 	var errs []error
 	if segs := p.segs.Load(); segs != nil {
 		p.writeIndex(segs.active().index.Load())
+		p.mu.Lock()
+		unmapped := segs.active().mapped.unmap()
+		p.mu.Unlock()
+		p.topic.log.release(unmapped)
 		for _, seg := range segs.list {
 			errs = append(errs, seg.file.Close())
 		}

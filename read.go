@@ -271,6 +271,10 @@ func (r *reader) load() (found bool, err error) {
 			err = checkFollows(r.expect, r.passed, b)
 		}
 		if err != nil {
+			if next := r.behindZeros(segs, err); next != nil {
+				r.enter(next)
+				continue
+			}
 			err = r.damage(r.pos, r.expect, err)
 			if r.leap(err) {
 				continue
@@ -294,10 +298,24 @@ func (r *reader) load() (found bool, err error) {
 	return false, nil
 }
 
+// behindZeros returns the segment that follows if there is no batch because of
+// space that was allocated ahead: a crash may have brought it back after it was
+// cut.
+func (r *reader) behindZeros(segs *segmentSet, err error) *segment {
+	next := segs.after(r.seg)
+	if next == nil || !isDamage(err) {
+		return nil
+	}
+	if spare, err := zeros(r.seg, r.pos, r.win.limit); err != nil || !spare {
+		return nil
+	}
+	return next
+}
+
 // enter goes to the beginning of a segment.
 func (r *reader) enter(seg *segment) {
 	r.seg, r.pos = seg, 0
-	r.win.reset(seg.file, seg.committed.Load())
+	r.win.reset(seg, seg.committed.Load())
 }
 
 // leap goes over damage, if the record to come is behind it.
@@ -365,7 +383,7 @@ func (r *reader) damage(pos int64, base Offset, err error) error {
 		return err
 	}
 	e := &CorruptError{File: r.seg.file.Name(), Pos: pos, Offset: base, Next: NoOffset, Err: err}
-	at, next, ferr := findBatch(r.seg.file, pos, r.win.limit, base+1)
+	at, next, ferr := findBatch(r.seg, pos, r.win.limit, base+1)
 	if ferr != nil {
 		e.Err = errors.Join(err, ferr)
 	} else {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"strings"
 
 	"github.com/rifflelog/riffle/internal/batch"
 	"github.com/rifflelog/riffle/internal/vfs"
@@ -17,6 +18,11 @@ const (
 	siteRecoveryDamage vfs.Site = "recovery.damage"  // that a bad batch is the end, not the middle
 	siteRecoveryID     vfs.Site = "recovery.id"      // that the directory is this topic's
 	siteRecoveryDir    vfs.Site = "recovery.syncdir" // of a file without batches
+
+	// Of what is kept of a torn end, before it is cut.
+
+	siteRecoveryCut    vfs.Site = "recovery.cut.flush"
+	siteRecoveryCutDir vfs.Site = "recovery.cut.syncdir"
 )
 
 // scan is what a partition's files were found to hold.
@@ -38,6 +44,10 @@ type scan struct {
 	fileSize  int64
 	pointSize int64 // where the first batch at or after the recovery point begins
 }
+
+// killed says that the process was ended, but not the machine, and no flush had
+// failed: what was written is there.
+func (s *scan) killed() bool { return s.known && s.part.sameBoot && !s.part.failed }
 
 // recover opens the partition's files, if there are any, and makes what they
 // hold readable.
@@ -89,9 +99,7 @@ func (p *Partition) recover() (err error) {
 			return err
 		}
 		if !s.last && !s.whole && s.segments[i+1].base <= s.point {
-			if err := p.trustSegment(s, s.segments[i+1].base); err != nil {
-				return err
-			}
+			p.trustSegment(s, s.segments[i+1].base)
 		} else if err := p.scanSegment(s); err != nil {
 			return err
 		}
@@ -103,6 +111,7 @@ func (p *Partition) recover() (err error) {
 		}
 	}
 	p.reportCut(s)
+	p.flushed = s.end // below a gap: a torn batch behind it is no damage
 	if len(s.segments) > 0 {
 		if err := p.adopt(s); err != nil {
 			return err
@@ -119,7 +128,7 @@ func (p *Partition) recover() (err error) {
 		p.start = segs.start()
 	}
 	p.epochs.clamp(0, end)
-	p.flushed = s.end // below the gap: a torn batch behind it is no damage
+	p.asked = s.part.ceiling
 	p.damaged = s.damaged
 	p.end.Store(int64(end))
 	p.highWatermark.Store(int64(end))
@@ -144,10 +153,10 @@ func (p *Partition) adopt(s *scan) error {
 	}
 	for _, seg := range s.segments {
 		seg.committed.Store(seg.size)
+		seg.mapped.own = seg.size
 	}
-	p.flushedSize = s.seg.size
 	p.segs.Store(&segmentSet{list: s.segments})
-	if s.known && s.end > s.point && p.afterGap(s) == s.end {
+	if s.known && p.flushed > s.point && p.afterGap(s) == s.end {
 		part := s.part
 		part.flushed = s.end
 		p.entry.setCrash(part)
@@ -200,11 +209,9 @@ func (p *Partition) openSegments(s *scan) error {
 		if !ok || e.Dir {
 			continue
 		}
-		file, err := fsys.OpenWrite(p.path(e.Name))
-		if err != nil {
-			return err
-		}
-		s.segments = append(s.segments, newSegment(base, file))
+		seg := newSegment(base, p.topic.log.files.file(p.path(e.Name)))
+		seg.size = e.Size
+		s.segments = append(s.segments, seg)
 	}
 	for len(s.segments) > 1 && s.segments[1].base <= s.part.start {
 		if err := p.giveUpFirst(s); err != nil { // it is below the start
@@ -273,10 +280,8 @@ func checkFollows(want Offset, epoch int32, b batch.Batch) error {
 
 // trustSegment takes a file below the recovery point as it is: it is whole, or a
 // reader will find what is wrong with it.
-func (p *Partition) trustSegment(s *scan, next Offset) (err error) {
-	s.seg.size, err = s.seg.file.Size()
+func (p *Partition) trustSegment(s *scan, next Offset) {
 	s.end, s.epoch = next, p.epochBefore(next)
-	return err
 }
 
 // resume begins the scan of a segment at the last place below the recovery
@@ -320,6 +325,7 @@ func (p *Partition) scanSegment(s *scan) (err error) {
 	if s.fileSize, err = s.seg.file.Size(); err != nil {
 		return err
 	}
+	s.seg.size = 0
 	var w window
 	w.reset(s.seg.file, s.fileSize)
 	s.pointSize = 0
@@ -344,6 +350,12 @@ func (p *Partition) scanSegment(s *scan) (err error) {
 			continue
 		}
 		atEnd := errors.Is(err, io.EOF)
+		if isDamage(err) {
+			var failed error
+			if atEnd, failed = zeros(s.seg, s.seg.size, s.fileSize); failed != nil {
+				return failed
+			}
+		}
 		if atEnd && (!s.last || s.end >= s.point) {
 			return nil // what is missing at the end of another file shows at the next one
 		}
@@ -379,8 +391,7 @@ func (p *Partition) judge(s *scan, cause error) (done bool, err error) {
 	}
 	// A killed process leaves one torn batch, behind which there is nothing: the
 	// pages of a file are lost in any order only with the machine.
-	killed := s.known && s.part.sameBoot && !s.part.failed
-	flushed := !s.last || s.end < s.point || killed && at >= 0
+	flushed := !s.last || s.end < s.point || s.killed() && at >= 0
 	for from, next := at, base; !flushed && from >= 0; {
 		end, after, err := chainEnd(seg.file, from, s.fileSize)
 		if err != nil {
@@ -474,23 +485,97 @@ func (p *Partition) reportCut(s *scan) {
 // damaged one nothing is cut.
 func (p *Partition) repair(s *scan) error {
 	seg := s.seg
-	if s.torn {
+	if s.torn && !s.killed() {
+		if err := p.keepCut(s); err != nil {
+			p.damage(s, seg.size, NoOffset, fmt.Errorf("keep what is to be cut: %w", err))
+		}
+	}
+	if s.damaged == nil && s.fileSize > seg.size {
 		if err := seg.file.Truncate(seg.size); err != nil {
 			return err
 		}
+		p.cut = true
 	}
 	if seg.size == 0 && s.damaged == nil {
 		if err := p.topic.log.fs.SyncDir(siteRecoveryDir, p.dir); err != nil {
 			return err
 		}
 	}
+	p.flushed, p.flushedSize = s.end, seg.size
 	if s.end <= s.point && !s.torn {
 		return nil // all of it was flushed
+	}
+	if s.killed() && s.damaged == nil && p.topic.config().Flush == FlushAsync {
+		// All is in memory, and need be no more durable than it was.
+		p.flushed, p.flushedSize, seg.again = s.point, s.pointSize, seg.size
+		return nil
 	}
 	if err := rewrite(seg.file, max(s.pointSize, seg.size-maxUnflushed), seg.size); err != nil {
 		return err
 	}
+	p.cut = false
 	return seg.file.Sync(siteRecoveryFlush)
+}
+
+// flushAgain flushes a file. What a process that was killed had written to it
+// is written once more before: its flush may have failed.
+func (p *Partition) flushAgain(seg *segment, from int64) error {
+	if from = max(from, seg.again-maxUnflushed); from < seg.again {
+		if err := rewrite(seg.file, from, seg.again); err != nil {
+			return err
+		}
+	}
+	seg.again = 0
+	return seg.file.Sync(siteFlush)
+}
+
+// keepCut copies what is to be cut to a file of its own, durably. Only the last
+// such file is kept: it is for those who want to see what was lost.
+func (p *Partition) keepCut(s *scan) error {
+	name := p.path(cutName(s.end))
+	file, err := p.topic.log.fs.Create(name)
+	if err != nil {
+		return err
+	}
+	err = copyFile(file, s.seg.file, s.seg.size, s.fileSize)
+	if err == nil {
+		err = file.Sync(siteRecoveryCut)
+	}
+	if err = errors.Join(err, file.Close()); err != nil {
+		return err
+	}
+	if err := p.topic.log.fs.SyncDir(siteRecoveryCutDir, p.dir); err != nil {
+		return err
+	}
+	entries, err := p.topic.log.fs.ReadDir(p.dir)
+	for _, e := range entries {
+		if strings.HasSuffix(e.Name, cutSuffix) && !e.Dir && e.Name != cutName(s.end) {
+			err = errors.Join(err, p.topic.log.fs.Remove(p.path(e.Name)))
+		}
+	}
+	return err
+}
+
+// cutSuffix ends the name of a file with what recovery has cut.
+const cutSuffix = ".cut"
+
+// cutName is the name of the file with what was cut where offset end would be.
+func cutName(end Offset) string { return fmt.Sprintf("%020d%s", end, cutSuffix) }
+
+// copyFile copies bytes [pos, end) of a file to the beginning of another.
+func copyFile(to, from vfs.File, pos, end int64) error {
+	buf := make([]byte, min(maxWindow, end-pos))
+	for at := int64(0); pos < end; at += int64(len(buf)) {
+		buf = buf[:min(int64(len(buf)), end-pos)]
+		if _, err := from.ReadAt(buf, pos); err != nil {
+			return err
+		}
+		if _, err := to.WriteAt(buf, at); err != nil {
+			return err
+		}
+		pos += int64(len(buf))
+	}
+	return nil
 }
 
 // rewrite writes bytes [pos, end) of file over themselves, so that the next

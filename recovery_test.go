@@ -416,3 +416,119 @@ func TestUserBytesThatLookLikeBatches(t *testing.T) {
 	require.Equal(t, wantValues(0, 3), readValues(t, p, Earliest))
 	appendValues(t, p, 3, 4)
 }
+
+// tornDisk returns a disk after a power cut that left the records v0 to v2 and
+// behind them a torn batch.
+func tornDisk(t *testing.T, torn []byte) *memfs.FS {
+	t.Helper()
+	disk := memfs.New()
+	l := openAt(t, disk, "/data", nil)
+	appendValues(t, partOf(t, l, "topic", nil), 0, 3)
+	name := "/data/topic-0/" + logFileName(0)
+	f, err := disk.OpenWrite(name)
+	require.NoError(t, err)
+	size, err := f.Size()
+	require.NoError(t, err)
+	_, err = f.WriteAt(torn, size)
+	require.NoError(t, err)
+	require.NoError(t, f.Sync(""))
+	require.NoError(t, f.Close())
+	return disk.CrashClone(1)
+}
+
+// TestWhatIsCutIsKept cuts a torn end: a file beside the log has it, durably,
+// before the cut is, or else the test shows that it does not. The next one takes
+// its place.
+func TestWhatIsCutIsKept(t *testing.T) {
+	torn := []byte("half of a batch, torn off by a power cut")
+	name := "/data/topic-0/" + cutName(3)
+	kept := func(skip vfs.Site) bool {
+		disk := tornDisk(t, torn)
+		fsys := errfs.New(disk)
+		fsys.Skip(skip)
+		var after []*memfs.FS
+		fsys.OnOp(func(op errfs.Op) error {
+			if op.Kind == errfs.Truncate {
+				for seed := range uint64(20) {
+					after = append(after, disk.CrashClone(seed))
+				}
+			}
+			return nil
+		})
+		openAt(t, fsys, "/data", nil)
+		require.NotEmpty(t, after)
+		for _, c := range after {
+			if data, err := vfs.ReadFile(c, name, 1<<20); err != nil || string(data) != string(torn) {
+				return false
+			}
+		}
+		return true
+	}
+	require.True(t, kept(""))
+	require.False(t, kept(siteRecoveryCut))
+	require.False(t, kept(siteRecoveryCutDir))
+
+	disk := tornDisk(t, torn)
+	old, err := disk.Create("/data/topic-0/" + cutName(1))
+	require.NoError(t, err)
+	require.NoError(t, old.Close())
+	p := partOf(t, openAt(t, disk, "/data", nil), "topic", nil)
+	require.Equal(t, wantValues(0, 3), readValues(t, p, Earliest))
+	appendValues(t, p, 3, 4)
+	_, err = disk.Stat(old.Name())
+	require.ErrorIs(t, err, fs.ErrNotExist)
+}
+
+// TestNothingIsCutThatCannotBeKept has no room for what would be cut: the
+// partition can be read, takes no appends, and its file stays as it is. With
+// room, the next opening cuts.
+func TestNothingIsCutThatCannotBeKept(t *testing.T) {
+	disk := tornDisk(t, []byte("torn"))
+	name := "/data/topic-0/" + logFileName(0)
+	before, err := vfs.ReadFile(disk, name, 1<<20)
+	require.NoError(t, err)
+	fsys := errfs.New(disk)
+	fsys.Add(errfs.Rule{Kind: errfs.Create, Name: "/data/topic-0/" + cutName(3), Err: vfs.ErrNoSpace})
+	l, err := open(fsys, "/data", nil)
+	require.NoError(t, err)
+	p := partOf(t, l, "topic", nil)
+	require.Equal(t, wantValues(0, 3), readValues(t, p, Earliest))
+	_, err = p.Append(ctx, Record{})
+	requireAll(t, err, ErrReadOnly, vfs.ErrNoSpace)
+	require.NoError(t, l.Close())
+	after, err := vfs.ReadFile(disk, name, 1<<20)
+	require.NoError(t, err)
+	require.Equal(t, before, after)
+
+	p = partOf(t, openAt(t, disk, "/data", nil), "topic", nil)
+	appendValues(t, p, 3, 4)
+}
+
+// TestKilledLogOpensWithoutAFlush kills a FlushAsync log: all that it wrote is
+// there at once, and is written and flushed in the background, from the recovery
+// point on.
+func TestKilledLogOpensWithoutAFlush(t *testing.T) {
+	disk := memfs.New()
+	tune := tuning{ceilingStep: 1000, boundsDelay: Forever}
+	l, err := openTuned(disk, "/data", nil, tune)
+	require.NoError(t, err)
+	p := partOf(t, l, "topic", &TopicConfig{Flush: FlushAsync, FlushInterval: Forever})
+	appendValues(t, p, 0, 100)
+	require.NoError(t, kill(l))
+
+	fsys := errfs.New(disk)
+	arrived, release := fsys.Block(errfs.Rule{Kind: errfs.Sync, Site: siteFlush})
+	l, err = openTuned(fsys, "/data", nil, tune)
+	require.NoError(t, err)
+	p = partOf(t, l, "topic", nil)
+	require.Equal(t, wantValues(0, 100), readValues(t, p, Earliest))
+	appendValues(t, p, 100, 110)
+	<-arrived
+	release()
+	l.tasks.Wait()
+	l2, err := openTuned(disk.CrashClone(3), "/data", nil, tune)
+	require.NoError(t, err)
+	require.Equal(t, wantValues(0, 100), readValues(t, partOf(t, l2, "topic", nil), Earliest)[:100])
+	require.NoError(t, l2.Close())
+	require.NoError(t, l.Close())
+}

@@ -199,9 +199,12 @@ func (p *Partition) raiseCeiling(o Offset) error {
 // since a flush of the file alone would not save it; (4) only then it takes
 // batches.
 func (p *Partition) roll() error {
-	p.mu.Lock()
 	segs, end := p.segs.Load(), Offset(p.end.Load())
-	if p.topic.log.fs.Check(siteRollFlushed, p.flushed == end) {
+	if err := p.fix(segs.active()); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	if p.topic.log.fs.Check(siteRollFlushed, p.flushed == end && !p.cut) {
 		p.mu.Unlock()
 	} else if err := p.unlockAndFlush(context.Background(), end); err != nil {
 		return err
@@ -209,6 +212,8 @@ func (p *Partition) roll() error {
 	p.writeIndex(segs.active().index.Load())
 	file, err := p.createSegment(end)
 	p.mu.Lock()
+	unmapped := segs.active().mapped.unmap()
+	defer p.topic.log.release(unmapped)
 	defer p.mu.Unlock()
 	// A file that was begun must not stay behind among what is appended next.
 	if p.mustRoll = err != nil; p.mustRoll {
@@ -224,7 +229,7 @@ func (p *Partition) roll() error {
 
 // createSegment makes the file of a segment, durably.
 func (p *Partition) createSegment(base Offset) (vfs.File, error) {
-	file, err := p.topic.log.fs.Create(p.path(logFileName(base)))
+	file, err := p.topic.log.files.create(p.path(logFileName(base)))
 	if err != nil {
 		return nil, err
 	}
@@ -257,7 +262,7 @@ func (p *Partition) create(base Offset, epoch int32) (vfs.File, error) {
 	} else if err != nil {
 		return nil, err
 	}
-	file, err := fsys.Create(p.path(logFileName(base)))
+	file, err := p.topic.log.files.create(p.path(logFileName(base)))
 	if err != nil {
 		return nil, err
 	}

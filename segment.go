@@ -1,6 +1,7 @@
 package riffle
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -32,6 +33,9 @@ type segment struct {
 	size           int64 // where the next batch goes: all bytes before it are batches
 	indexed        int64 // where the batch begins that has the last index entry
 	firstTimestamp int64 // the largest of the first batch, NoTimestamp if there is none
+	mapped         mapping
+
+	again int64 // bytes before it may have to be written once more before they are flushed
 }
 
 func newSegment(base Offset, file vfs.File) *segment {
@@ -67,19 +71,33 @@ func (s *segment) withIndex(x *offsetIndex) *segment {
 	return s
 }
 
-// append writes b, a whole batch, to the end. After an error the file is as
-// long as before, unless the error is errUnsure.
-func (s *segment) append(b batch.Batch) error {
-	if _, err := s.file.WriteAt(b, s.size); err != nil {
-		// What is there of b must not stay: the next batch may be shorter, and
-		// b's rest behind it could look like a batch.
-		if cut := s.file.Truncate(s.size); cut != nil {
-			return errors.Join(errUnsure, err, cut)
+// ReadAt implements io.ReaderAt for what is committed: from memory what this
+// incarnation has mapped and written, from the file what it has not.
+func (s *segment) ReadAt(p []byte, off int64) (int, error) {
+	if s.mapped.read(p, off) {
+		return len(p), nil
+	}
+	return s.file.ReadAt(p, off)
+}
+
+// append writes b, a whole batch, to the end. After an error nothing is behind
+// the end but zeros, unless the error is errUnsure; the extents that it returns
+// are no longer the segment's.
+func (s *segment) append(b batch.Batch) (extents, error) {
+	if !s.mapped.write(b, s.size) {
+		if _, err := s.file.WriteAt(b, s.size); err != nil {
+			// What is there of b must not stay: the next batch may be shorter, and
+			// b's rest behind it could look like a batch.
+			unmapped := s.mapped.unmap()
+			s.mapped.next = s.size + minTouch
+			if cut := s.file.Truncate(s.size); cut != nil {
+				return unmapped, errors.Join(errUnsure, err, cut)
+			}
+			return unmapped, err
 		}
-		return err
 	}
 	s.found(b)
-	return nil
+	return nil, nil
 }
 
 // found takes note of b, which stands at the end.
@@ -110,7 +128,7 @@ const (
 // window reads the batches of a file through a buffer that it keeps. Its zero
 // value needs reset. It is for one goroutine at a time.
 type window struct {
-	file  vfs.File
+	file  io.ReaderAt
 	limit int64  // bytes of the file that may be read
 	buf   []byte // bytes [off, off+len(buf)) of the file
 	off   int64
@@ -118,7 +136,7 @@ type window struct {
 }
 
 // reset goes to another file, of which the first limit bytes may be read.
-func (w *window) reset(file vfs.File, limit int64) {
+func (w *window) reset(file io.ReaderAt, limit int64) {
 	w.file, w.limit = file, limit
 	w.buf, w.off, w.step = w.buf[:0], 0, minWindow
 	if cap(w.buf) > 2*maxWindow {
@@ -193,33 +211,38 @@ func isDamage(err error) bool {
 // from: checked by its CRC, and followed by another that goes on from it or by
 // the limit. It returns where, and -1 if there is none. Bytes that users stored
 // may look like a batch; among other bytes they do not look like two.
-func findBatch(file vfs.File, pos, limit int64, from Offset) (at int64, base Offset, err error) {
+func findBatch(file io.ReaderAt, pos, limit int64, from Offset) (at int64, base Offset, err error) {
 	var search, follow window
 	search.reset(file, limit)
 	follow.reset(file, limit)
 	search.step = maxWindow
-	for ; pos+batch.HeaderSize <= limit; pos++ {
+	for pos+batch.HeaderSize <= limit {
 		head, err := search.bytes(pos, batch.HeaderSize)
 		if err != nil {
 			return -1, NoOffset, err
 		}
-		h := batch.Batch(head)
-		if !batch.Plausible(head) || Offset(h.BaseOffset()) < from {
+		ahead := search.buf[pos-search.off:]
+		if skip := batch.IndexPlausible(ahead); skip != 0 {
+			pos += int64(skip)
 			continue
 		}
-		ok, err := startsChain(&follow, pos, h)
-		if err != nil {
-			return -1, NoOffset, err
+		if h := batch.Batch(head); Offset(h.BaseOffset()) >= from {
+			ok, err := startsChain(&follow, pos, h)
+			if err != nil {
+				return -1, NoOffset, err
+			}
+			if ok {
+				return pos, Offset(h.BaseOffset()), nil
+			}
 		}
-		if ok {
-			return pos, Offset(h.BaseOffset()), nil
-		}
+		pos++
 	}
 	return -1, NoOffset, nil
 }
 
 // startsChain says whether the header h, at pos, is that of a whole batch, and
-// after it comes one that goes on from it, or the limit. It looks at what comes
+// after it comes one that goes on from it, space that was allocated ahead, or the
+// limit. It looks at what comes
 // after first: checking a CRC at every header that users' bytes may be made to
 // look like would take for ever.
 func startsChain(w *window, pos int64, h batch.Batch) (bool, error) {
@@ -229,11 +252,11 @@ func startsChain(w *window, pos int64, h batch.Batch) (bool, error) {
 	}
 	next := h.NextOffset()
 	if end := pos + int64(size); end != w.limit {
-		after, err := w.bytes(end, batch.HeaderSize)
+		after, err := w.bytes(end, int(min(batch.HeaderSize, max(0, w.limit-end))))
 		if err != nil {
 			return false, unlessDamage(err)
 		}
-		if !batch.Plausible(after) || !follows(Offset(next), h.LeaderEpoch(), batch.Batch(after)) {
+		if !allZero(after) && (!batch.Plausible(after) || !follows(Offset(next), h.LeaderEpoch(), batch.Batch(after))) {
 			return false, nil
 		}
 	}
@@ -242,6 +265,36 @@ func startsChain(w *window, pos int64, h batch.Batch) (bool, error) {
 		err = b.Check()
 	}
 	return err == nil, unlessDamage(err)
+}
+
+// zeros says whether bytes [pos, end) of a file are zeros: space that was
+// allocated ahead.
+func zeros(file io.ReaderAt, pos, end int64) (bool, error) {
+	buf := make([]byte, min(maxWindow, max(0, end-pos)))
+	for pos < end {
+		buf = buf[:min(int64(len(buf)), end-pos)]
+		if _, err := file.ReadAt(buf, pos); err != nil {
+			return false, err
+		}
+		if !allZero(buf) {
+			return false, nil
+		}
+		pos += int64(len(buf))
+	}
+	return true, nil
+}
+
+// zeroBlock is what allZero compares with.
+var zeroBlock [4096]byte
+
+func allZero(b []byte) bool {
+	for len(b) > len(zeroBlock) {
+		if !bytes.Equal(b[:len(zeroBlock)], zeroBlock[:]) {
+			return false
+		}
+		b = b[len(zeroBlock):]
+	}
+	return bytes.Equal(b, zeroBlock[:len(b)])
 }
 
 // unlessDamage returns err only if the bytes could not be read.

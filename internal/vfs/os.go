@@ -115,6 +115,8 @@ func (osFS) Space(name string) (Space, error) {
 
 func (osFS) BootID() string { return bootID() }
 
+func (osFS) MaxFiles() int { return maxFiles() }
+
 func (osFS) Check(_ Site, ok bool) bool { return ok }
 
 // osLock is a locked file. The lock is given back before the file is closed,

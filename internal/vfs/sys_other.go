@@ -5,6 +5,7 @@ package vfs
 import (
 	"errors"
 	"io/fs"
+	"math"
 	"os"
 )
 
@@ -21,5 +22,7 @@ func syncDir(dir *os.File) error { return dir.Sync() }
 func lockFile(*os.File) error { return errors.ErrUnsupported }
 
 func unlockFile(*os.File) error { return nil }
+
+func maxFiles() int { return math.MaxInt }
 
 func diskFull(error) bool { return false }

@@ -5,6 +5,7 @@ package vfs
 import (
 	"errors"
 	"io/fs"
+	"math"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -56,6 +57,18 @@ func flock(f *os.File, how int) error {
 	}
 	return result
 }
+
+// maxFiles is the soft limit, which the Go runtime has raised as far as it may.
+func maxFiles() int {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return minFiles
+	}
+	return int(min(uint64(limit.Cur), math.MaxInt32))
+}
+
+// minFiles is what POSIX systems have at least allowed for decades.
+const minFiles = 256
 
 // maxRetries is far more signals than come while a system call that can finish
 // does so.

@@ -100,6 +100,8 @@ func unlockFile(f *os.File) error {
 	return nil
 }
 
+func maxFiles() int { return math.MaxInt }
+
 func diskFull(err error) bool {
 	return errors.Is(err, windows.ERROR_DISK_FULL) || errors.Is(err, windows.ERROR_HANDLE_DISK_FULL) ||
 		errors.Is(err, windows.ERROR_DISK_QUOTA_EXCEEDED)

@@ -70,6 +70,9 @@ type FS interface {
 	// file by now is still there to read, flushed or not, as long as it is the
 	// same. No two starts share one. Empty if it is unknown.
 	BootID() string
+	// MaxFiles is how many files the process may have open; math.MaxInt if there
+	// is no limit that we know.
+	MaxFiles() int
 	// Check returns ok. It stands around the condition of each check that a
 	// crash must not pass, so that a test can answer true for one site.
 	Check(site Site, ok bool) bool

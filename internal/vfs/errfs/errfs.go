@@ -287,6 +287,9 @@ func (e *FS) BootID() string {
 	return e.inner.BootID()
 }
 
+// MaxFiles implements [vfs.FS].
+func (e *FS) MaxFiles() int { return e.inner.MaxFiles() }
+
 // Check implements [vfs.FS].
 func (e *FS) Check(site vfs.Site, ok bool) bool {
 	skip, _ := e.begin(Op{Kind: Check, Site: site})

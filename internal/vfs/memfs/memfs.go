@@ -15,6 +15,7 @@ package memfs
 import (
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"path"
 	"path/filepath"
@@ -270,6 +271,9 @@ func (m *FS) Space(name string) (vfs.Space, error) {
 
 // BootID implements [vfs.FS].
 func (m *FS) BootID() string { return *m.boot.Load() }
+
+// MaxFiles implements [vfs.FS]: there is no limit.
+func (m *FS) MaxFiles() int { return math.MaxInt }
 
 // Check implements [vfs.FS].
 func (m *FS) Check(_ vfs.Site, ok bool) bool { return ok }

@@ -1,0 +1,289 @@
+package riffle
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/rifflelog/riffle/internal/vfs"
+	"github.com/rifflelog/riffle/internal/vfs/errfs"
+	"github.com/rifflelog/riffle/internal/vfs/memfs"
+)
+
+// counting returns a file system in memory, and what counts its operations on
+// the topic's segments by their kind.
+func counting() (*memfs.FS, *errfs.FS, func(errfs.Kind) int64) {
+	disk := memfs.New()
+	fsys := errfs.New(disk)
+	var counts sync.Map
+	fsys.OnOp(func(op errfs.Op) error {
+		if strings.HasPrefix(op.Name, "/data/topic-0/") && strings.HasSuffix(op.Name, logSuffix) {
+			n, _ := counts.LoadOrStore(op.Kind, new(atomic.Int64))
+			n.(*atomic.Int64).Add(1)
+		}
+		return nil
+	})
+	return disk, fsys, func(kind errfs.Kind) int64 {
+		if n, ok := counts.Load(kind); ok {
+			return n.(*atomic.Int64).Load()
+		}
+		return 0
+	}
+}
+
+// mappedPart returns a FlushAsync partition whose file is mapped from its first
+// append on.
+func mappedPart(t *testing.T, fsys vfs.FS, cfg TopicConfig) (*Log, *Partition) {
+	l, err := openTuned(fsys, "/data", nil, tuning{ceilingStep: 1 << 40, boundsDelay: Forever})
+	require.NoError(t, err)
+	cfg.Flush = FlushAsync
+	if cfg.FlushInterval == 0 {
+		cfg.FlushInterval = Forever
+	}
+	return l, partOf(t, l, "topic", &cfg)
+}
+
+// fillMapped appends until a file has n bytes, and waits after each append for
+// what it began.
+func fillMapped(t *testing.T, l *Log, p *Partition, n int64) {
+	for size := int64(0); size < n; size = p.active().size {
+		i := int(p.Bounds().End)
+		appendValues(t, p, i, i+1)
+		l.tasks.Wait()
+	}
+}
+
+// TestSmallAppendsMakeNoSystemCall appends small batches to a busy FlushAsync
+// partition: each is a store into the mapped file. What they wrote is read
+// from there. A large batch is written.
+func TestSmallAppendsMakeNoSystemCall(t *testing.T) {
+	_, fsys, count := counting()
+	l, p := mappedPart(t, fsys, TopicConfig{})
+	defer l.Close()
+	fillMapped(t, l, p, 300<<10)
+	n := int64(p.Bounds().End)
+	// One batch a boundary of extents passes it, and is written.
+	require.LessOrEqual(t, count(errfs.Write), count(errfs.Map))
+	require.Equal(t, n, count(errfs.Write)+count(errfs.MapWrite))
+	require.Equal(t, wantValues(0, int(n)), readValues(t, p, Earliest))
+	require.Equal(t, "v5", readValues(t, p, 5)[0])
+	require.Positive(t, count(errfs.MapRead))
+
+	before := count(errfs.Write)
+	_, err := p.Append(ctx, Record{Value: make([]byte, maxMappedWrite)})
+	require.NoError(t, err)
+	require.Equal(t, before+1, count(errfs.Write))
+	require.Len(t, readValues(t, p, Earliest), int(n)+1)
+}
+
+// TestWritingOnlyWhereMappingIsNotSafe has a file system on which a store may
+// fault for want of space, and a partition that is flushed before each answer:
+// neither maps.
+func TestWritingOnlyWhereMappingIsNotSafe(t *testing.T) {
+	_, fsys, count := counting()
+	l, p := mappedPart(t, noMapWrites{fsys}, TopicConfig{})
+	sure := partOf(t, l, "sure", nil)
+	for i := range 100 {
+		appendValues(t, p, i, i+1)
+		appendValues(t, sure, i, i+1)
+	}
+	require.Zero(t, count(errfs.Map))
+	require.NoError(t, l.Close())
+}
+
+// noMapWrites says that mapped files are not safe to write.
+type noMapWrites struct{ vfs.FS }
+
+func (n noMapWrites) Space(name string) (vfs.Space, error) {
+	space, err := n.FS.Space(name)
+	space.MapWrites = false
+	return space, err
+}
+
+// TestQuietPartitionIsNotMapped appends a little, flushes, and so on: nothing is
+// mapped before much is appended in one interval.
+func TestQuietPartitionIsNotMapped(t *testing.T) {
+	disk := memfs.New()
+	l, err := open(disk, "/data", nil)
+	require.NoError(t, err)
+	defer l.Close()
+	p := partOf(t, l, "topic", async)
+	for i := range 20 {
+		appendValues(t, p, i, i+1)
+		p.mu.Lock()
+		require.NoError(t, p.unlockAndFlush(ctx, Offset(i+1)))
+	}
+	require.Equal(t, 1, disk.Mappings()) // bounds
+	appendValues(t, p, 20, 20+mapAfter/batchSize+2)
+	require.Equal(t, 2, disk.Mappings())
+}
+
+// TestIdlePartitionIsUnmapped lets a busy partition rest for an interval after
+// its last flush: nothing is mapped any more, all can be read, and it is mapped
+// again when it is busy again.
+func TestIdlePartitionIsUnmapped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk := memfs.New()
+		l, p := mappedPart(t, disk, TopicConfig{FlushInterval: time.Second})
+		appendValues(t, p, 0, 100)
+		require.Equal(t, 2, disk.Mappings())
+		time.Sleep(1500 * time.Millisecond) //lint:sleep the clock is synctest's
+		require.Equal(t, 2, disk.Mappings())
+		time.Sleep(time.Second) //lint:sleep the clock is synctest's
+		require.Equal(t, 1, disk.Mappings())
+		require.Equal(t, wantValues(0, 100), readValues(t, p, Earliest))
+		appendValues(t, p, 100, 200)
+		require.Equal(t, 2, disk.Mappings())
+		require.NoError(t, l.Close())
+		require.Zero(t, disk.Mappings())
+	})
+}
+
+// TestSpareSpaceIsCut closes a log, and rolls: no file keeps the space that was
+// allocated ahead, and only the active segment is mapped.
+func TestSpareSpaceIsCut(t *testing.T) {
+	disk := memfs.New()
+	l, p := mappedPart(t, disk, TopicConfig{SegmentBytes: 200 << 10})
+	fillMapped(t, l, p, 199<<10)
+	require.Greater(t, disk.Mappings(), 2)
+	first := p.active()
+	for p.active() == first {
+		appendValues(t, p, int(p.Bounds().End), int(p.Bounds().End)+1)
+	}
+	l.tasks.Wait()
+	require.Equal(t, 2, disk.Mappings())
+	entry, err := disk.Stat(first.file.Name())
+	require.NoError(t, err)
+	require.Equal(t, first.size, entry.Size)
+	active, n := p.active(), int(p.Bounds().End)
+	entry, err = disk.Stat(active.file.Name())
+	require.NoError(t, err)
+	require.Greater(t, entry.Size, active.size)
+
+	require.NoError(t, l.Close())
+	entry, err = disk.Stat(active.file.Name())
+	require.NoError(t, err)
+	require.Equal(t, active.size, entry.Size)
+	l, p = mappedPart(t, disk, TopicConfig{})
+	require.Equal(t, wantValues(0, n), readValues(t, p, Earliest))
+	require.NoError(t, l.Close())
+}
+
+// TestFaultInAMappingIsAnError lets stores, and reads, into the mapped file
+// fault: the file is written and read instead. If that fails too, it says what
+// is wrong: a full disk, or a failed partition.
+func TestFaultInAMappingIsAnError(t *testing.T) {
+	disk := memfs.New()
+	fsys := errfs.New(disk)
+	l, p := mappedPart(t, fsys, TopicConfig{})
+	appendValues(t, p, 0, 10)
+	stores := fsys.FailKind(errfs.MapWrite, 0, vfs.ErrFault)
+	loads := fsys.FailKind(errfs.MapRead, 0, vfs.ErrFault)
+	appendValues(t, p, 10, 20)
+	require.Equal(t, wantValues(0, 20), readValues(t, p, Earliest))
+
+	writes := fsys.FailKind(errfs.Write, 0, vfs.ErrNoSpace)
+	_, err := p.Append(ctx, Record{Value: []byte("full")})
+	require.ErrorIs(t, err, ErrDiskFull)
+	writes()
+	stores()
+	loads()
+	appendValues(t, p, 20, 5000)
+	require.Equal(t, wantValues(0, 5000), readValues(t, p, Earliest))
+
+	fsys.FailKind(errfs.MapWrite, 0, vfs.ErrFault)
+	writes = fsys.FailKind(errfs.Write, 0, errfs.ErrInjected)
+	_, err = p.Append(ctx, Record{})
+	requireAll(t, err, ErrPartitionFailed, ErrInDoubt)
+	require.Equal(t, wantValues(0, 5000), readValues(t, p, Earliest))
+	writes()
+	require.NoError(t, l.Close())
+}
+
+// TestNoRoomToMapAhead lets the space behind the end be refused in each way:
+// appends go on by writing, and map again later.
+func TestNoRoomToMapAhead(t *testing.T) {
+	for _, kind := range []errfs.Kind{errfs.Allocate, errfs.Map, errfs.Prefault} {
+		t.Run(string(kind), func(t *testing.T) {
+			disk, fsys, count := counting()
+			l, p := mappedPart(t, fsys, TopicConfig{})
+			fillMapped(t, l, p, 10<<10)
+			allow := fsys.FailKind(kind, 0, vfs.ErrNoSpace)
+			fillMapped(t, l, p, 150<<10)
+			require.Greater(t, count(errfs.Write), int64(100))
+			allow()
+			fillMapped(t, l, p, 400<<10)
+			before := count(errfs.Write)
+			fillMapped(t, l, p, 410<<10)
+			require.Equal(t, before, count(errfs.Write))
+			n := int(p.Bounds().End)
+			require.Equal(t, wantValues(0, n), readValues(t, p, Earliest))
+			require.NoError(t, l.Close())
+			require.Zero(t, disk.Mappings())
+		})
+	}
+}
+
+// TestMappingsAreLimited maps no more than the log may have; the partition that
+// gets none writes.
+func TestMappingsAreLimited(t *testing.T) {
+	disk := memfs.New()
+	l, p := mappedPart(t, disk, TopicConfig{})
+	l.mappings.Store(maxMappings - 1)
+	other := partOf(t, l, "other", &TopicConfig{Flush: FlushAsync, FlushInterval: Forever})
+	appendValues(t, p, 0, 100)
+	appendValues(t, other, 0, 100)
+	require.Equal(t, 2, disk.Mappings())
+	require.Equal(t, wantValues(0, 100), readValues(t, other, Earliest))
+	l.mappings.Add(1 - maxMappings)
+	require.NoError(t, l.Close())
+	require.Zero(t, l.mappings.Load())
+}
+
+// TestReadingWhileExtentsComeAndGo reads all the time while appends map, fail,
+// unmap and roll. Under the race detector, on a file system in memory, it sees
+// unordered access to mapped bytes.
+func TestReadingWhileExtentsComeAndGo(t *testing.T) {
+	disk := memfs.New()
+	l, p := mappedPart(t, disk, TopicConfig{SegmentBytes: 300 << 10})
+	var readers sync.WaitGroup
+	stop := make(chan struct{})
+	for range 3 {
+		readers.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				i := 0
+				for v, err := range p.Views(ctx, Earliest, nil) {
+					if err != nil || string(v.Value()) != fmt.Sprintf("v%d", i) {
+						t.Errorf("record %d is %q: %v", i, v.Value(), err)
+						return
+					}
+					i++
+				}
+			}
+		})
+	}
+	for i := range 10000 {
+		appendValues(t, p, i, i+1)
+		if i%1000 == 0 {
+			p.mu.Lock()
+			unmapped := p.active().mapped.unmap()
+			p.mu.Unlock()
+			l.release(unmapped)
+		}
+	}
+	close(stop)
+	readers.Wait()
+	require.NoError(t, l.Close())
+	require.Zero(t, disk.Mappings())
+}

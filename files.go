@@ -1,0 +1,214 @@
+package riffle
+
+import (
+	"errors"
+	"io/fs"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/rifflelog/riffle/internal/vfs"
+)
+
+// maxOpenFiles is how many segments a log keeps open, if the process may have
+// four times as many files: the program that embeds us needs some too.
+const maxOpenFiles = 4096
+
+// files opens the files of segments when they are used, and closes those that
+// were not used for longest when too many are open.
+type files struct {
+	fs    vfs.FS
+	limit int
+
+	// mu guards the ring of open files, in which the hand goes round (the clock
+	// algorithm): it closes the first one that was not used since it last passed.
+	mu   sync.Mutex
+	ring []*segmentFile
+	hand int
+}
+
+func newFiles(fsys vfs.FS) *files {
+	return &files{fs: fsys, limit: max(8, min(maxOpenFiles, fsys.MaxFiles()/4))}
+}
+
+// file returns the file of that name, which must exist. It is opened with its
+// first use.
+func (all *files) file(name string) vfs.File { return &segmentFile{files: all, name: name} }
+
+// create makes an empty file, or empties one.
+func (all *files) create(name string) (vfs.File, error) {
+	file, err := all.fs.Create(name)
+	if err != nil {
+		return nil, err
+	}
+	f := &segmentFile{files: all, name: name}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.opened(file)
+	return f, nil
+}
+
+// segmentFile is a file that may be closed at any time while it is not in use,
+// and is opened again. A file that was closed under an operation says
+// fs.ErrClosed and has done nothing; the operation begins anew.
+type segmentFile struct {
+	files *files
+	name  string
+	file  atomic.Pointer[openFile] // nil while it is not open. Set under mu
+	used  atomic.Bool              // since the hand passed it
+	mu    sync.Mutex               // one goroutine opens it
+	ended atomic.Bool              // closed for good. Set under mu
+}
+
+type openFile struct{ vfs.File }
+
+// get returns the file, open.
+func (f *segmentFile) get() (*openFile, error) {
+	if o := f.file.Load(); o != nil {
+		if !f.used.Load() {
+			f.used.Store(true)
+		}
+		return o, nil
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if o := f.file.Load(); o != nil {
+		return o, nil
+	}
+	if f.ended.Load() {
+		return nil, &fs.PathError{Op: "open", Path: f.name, Err: fs.ErrClosed}
+	}
+	file, err := f.files.fs.OpenWrite(f.name)
+	if err != nil {
+		return nil, err
+	}
+	return f.opened(file), nil
+}
+
+// opened takes file over, and closes another one if there are too many. Called
+// under mu.
+func (f *segmentFile) opened(file vfs.File) *openFile {
+	o := &openFile{file}
+	f.used.Store(true)
+	f.file.Store(o)
+	if old := f.files.admit(f); old != nil {
+		_ = old.Close() // what was written is there; what is flushed says the flush
+	}
+	return o
+}
+
+// admit takes note of an open file, and returns one to close if there are too
+// many.
+func (all *files) admit(f *segmentFile) *openFile {
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	all.ring = append(all.ring, f)
+	if len(all.ring) <= all.limit {
+		return nil
+	}
+	for {
+		all.hand %= len(all.ring)
+		old := all.ring[all.hand]
+		if old != f && !old.used.Swap(false) {
+			all.ring = slices.Delete(all.ring, all.hand, all.hand+1)
+			return old.file.Swap(nil)
+		}
+		all.hand++
+	}
+}
+
+// closed says whether err came because o was closed to make room.
+func (f *segmentFile) closed(o *openFile, err error) bool {
+	return errors.Is(err, fs.ErrClosed) && f.file.Load() != o && !f.ended.Load()
+}
+
+// do calls op with the open file.
+func (f *segmentFile) do(op func(vfs.File) error) error {
+	for {
+		o, err := f.get()
+		if err != nil {
+			return err
+		}
+		if err = op(o.File); !f.closed(o, err) {
+			return err
+		}
+	}
+}
+
+func (f *segmentFile) Name() string { return f.name }
+
+// ReadAt and WriteAt do without a closure, which would be allocated.
+
+func (f *segmentFile) ReadAt(p []byte, off int64) (int, error) {
+	for {
+		o, err := f.get()
+		if err != nil {
+			return 0, err
+		}
+		if n, err := o.ReadAt(p, off); !f.closed(o, err) {
+			return n, err
+		}
+	}
+}
+
+func (f *segmentFile) WriteAt(p []byte, off int64) (int, error) {
+	for {
+		o, err := f.get()
+		if err != nil {
+			return 0, err
+		}
+		if n, err := o.WriteAt(p, off); !f.closed(o, err) {
+			return n, err
+		}
+	}
+}
+
+func (f *segmentFile) Size() (size int64, err error) {
+	err = f.do(func(file vfs.File) (err error) { size, err = file.Size(); return err })
+	return size, err
+}
+
+func (f *segmentFile) Truncate(size int64) error {
+	return f.do(func(file vfs.File) error { return file.Truncate(size) })
+}
+
+func (f *segmentFile) Allocate(off, n int64) error {
+	return f.do(func(file vfs.File) error { return file.Allocate(off, n) })
+}
+
+func (f *segmentFile) Zero(site vfs.Site, off, n int64) error {
+	return f.do(func(file vfs.File) error { return file.Zero(site, off, n) })
+}
+
+func (f *segmentFile) Sync(site vfs.Site) error {
+	return f.do(func(file vfs.File) error { return file.Sync(site) })
+}
+
+func (f *segmentFile) Map(off int64, n int, writable bool) (m vfs.Mapping, err error) {
+	err = f.do(func(file vfs.File) (err error) { m, err = file.Map(off, n, writable); return err })
+	return m, err
+}
+
+// Close closes the file for good.
+func (f *segmentFile) Close() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.ended.Swap(true) {
+		return &fs.PathError{Op: "close", Path: f.name, Err: fs.ErrClosed}
+	}
+	o := f.files.forget(f)
+	if o == nil {
+		return nil
+	}
+	return o.Close()
+}
+
+// forget removes f from the ring, and returns the file if it is open.
+func (all *files) forget(f *segmentFile) *openFile {
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	if i := slices.Index(all.ring, f); i >= 0 {
+		all.ring = slices.Delete(all.ring, i, i+1)
+	}
+	return f.file.Swap(nil)
+}

@@ -1,0 +1,109 @@
+package riffle
+
+import (
+	"fmt"
+	"io/fs"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/rifflelog/riffle/internal/vfs"
+	"github.com/rifflelog/riffle/internal/vfs/memfs"
+)
+
+// fewFiles is a file system on which a process may have 32 files open.
+type fewFiles struct{ vfs.FS }
+
+func (fewFiles) MaxFiles() int { return 32 }
+
+// TestOpenFilesAreLimited appends to and reads from far more segments than may
+// be open, under both policies and from several goroutines, and reopens the log:
+// never are more open than a quarter of what the process may have.
+func TestOpenFilesAreLimited(t *testing.T) {
+	const topics, records, limit = 20, 100, 8
+	disk := memfs.New()
+	others := 3 // .lock, bounds, and one that is being opened
+	l, err := open(fewFiles{disk}, "/data", nil)
+	require.NoError(t, err)
+	part := func(i int) *Partition {
+		return partOf(t, l, fmt.Sprint("topic", i), &TopicConfig{Flush: 1 + FlushPolicy(i%2), SegmentBytes: 1024})
+	}
+	var work sync.WaitGroup
+	for i := range topics {
+		p := part(i)
+		work.Go(func() {
+			for n := range records {
+				appendValues(t, p, n, n+1)
+			}
+			if got := readValues(t, p, Earliest); len(got) != records {
+				t.Errorf("%d records", len(got))
+			}
+		})
+	}
+	work.Wait()
+
+	require.LessOrEqual(t, disk.OpenFiles(), limit+others)
+	require.NoError(t, l.Close())
+	require.Zero(t, disk.OpenFiles())
+
+	l, err = open(fewFiles{disk}, "/data", nil)
+	require.NoError(t, err)
+
+	require.LessOrEqual(t, disk.OpenFiles(), limit+others)
+	for i := range topics {
+		require.Equal(t, wantValues(0, records), readValues(t, part(i), Earliest))
+		appendValues(t, part(i), records, records+10)
+	}
+
+	require.LessOrEqual(t, disk.OpenFiles(), limit+others)
+	require.NoError(t, l.Close())
+	require.Zero(t, disk.OpenFiles())
+}
+
+// TestFileOpensAgain closes files under each operation, by using others: it does
+// what it was asked all the same. Closed for good, it says so.
+func TestFileOpensAgain(t *testing.T) {
+	all := newFiles(fewFiles{memfs.New()})
+	all.limit = 1
+	file, err := all.create("/a")
+	require.NoError(t, err)
+	other, err := all.create("/b")
+	require.NoError(t, err)
+	closeIt := func() {
+		for range 2 { // the first time it has been used
+			_, err := other.Size()
+			require.NoError(t, err)
+			require.NoError(t, other.Close())
+			other = all.file("/b")
+			_, err = other.Size()
+			require.NoError(t, err)
+		}
+		require.Nil(t, file.(*segmentFile).file.Load())
+	}
+	closeIt()
+	_, err = file.WriteAt([]byte("abc"), 0)
+	require.NoError(t, err)
+	closeIt()
+	buf := make([]byte, 3)
+	_, err = file.ReadAt(buf, 0)
+	require.NoError(t, err)
+	require.Equal(t, "abc", string(buf))
+	closeIt()
+	require.NoError(t, file.Allocate(0, 100))
+	closeIt()
+	require.NoError(t, file.Zero("", 0, 1))
+	closeIt()
+	require.NoError(t, file.Truncate(2))
+	closeIt()
+	require.NoError(t, file.Sync(""))
+	closeIt()
+	m, err := file.Map(0, 2, true)
+	require.NoError(t, err)
+	require.NoError(t, m.Unmap())
+	require.Equal(t, "/a", file.Name())
+	require.NoError(t, file.Close())
+	require.ErrorIs(t, file.Close(), fs.ErrClosed)
+	_, err = file.ReadAt(buf, 0)
+	require.ErrorIs(t, err, fs.ErrClosed)
+}
