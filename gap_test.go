@@ -97,6 +97,35 @@ func TestPartitionThatLostEverything(t *testing.T) {
 	}
 }
 
+// TestFileThatWasGivenUpStaysAway lets a power cut leave a file that is not empty
+// and has no batch. Another one, at any operation until the next append has its
+// own file, does not bring it back beside that, where it would be damage.
+func TestFileThatWasGivenUpStaysAway(t *testing.T) {
+	disk := memfs.New()
+	l, p := openGap(t, disk)
+	appendValues(t, p, 0, 4)
+	require.NoError(t, kill(l))
+	disk = powerCut(t, disk, func(c *memfs.FS) bool {
+		data, err := vfs.ReadFile(c, "/data/topic-0/"+logFileName(0), 1<<20)
+		return err == nil && len(data) > 0 && allZero(data)
+	})
+	fsys := errfs.New(disk)
+	fsys.OnOp(func(op errfs.Op) error {
+		for seed := range uint64(8) {
+			l, p := openGap(t, disk.CrashClone(seed))
+			_, err := p.Append(ctx, Record{})
+			require.NoError(t, err, "power cut before %v, seed %d", op, seed)
+			require.NoError(t, kill(l))
+		}
+		return nil
+	})
+	l, p = openGap(t, fsys)
+	_, err := p.Append(ctx, Record{})
+	require.NoError(t, err)
+	fsys.OnOp(nil)
+	require.NoError(t, l.Close())
+}
+
 // TestReadAroundAGapBetweenSegments loses the only batch of the second segment,
 // and reads from every offset near the gap that its file begins with.
 func TestReadAroundAGapBetweenSegments(t *testing.T) {

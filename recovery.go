@@ -140,8 +140,14 @@ func (p *Partition) adopt(s *scan) error {
 	if s.damaged == nil && s.end == s.segments[0].base {
 		// Nothing in it was ever acknowledged, and the directory may be half
 		// made: the first append makes it anew, perhaps for another offset.
+		// Beside that one a power cut must not bring it back: its torn end would
+		// be damage there.
 		s.segments = nil
-		return errors.Join(s.seg.file.Close(), p.topic.log.fs.Remove(p.path(logFileName(s.seg.base))))
+		err := errors.Join(s.seg.file.Close(), p.topic.log.fs.Remove(p.path(logFileName(s.seg.base))))
+		if err == nil {
+			err = p.topic.log.fs.SyncDir(siteRecoveryDir, p.dir)
+		}
+		return err
 	}
 	for s.damaged == nil && len(s.segments) > 1 && s.segments[0].size == 0 {
 		if err := p.giveUpFirst(s); err != nil {
