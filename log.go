@@ -164,7 +164,7 @@ func (l *Log) load() error {
 	if err := l.replayMetadata(); err != nil {
 		return err
 	}
-	for _, t := range l.topics {
+	for t := range l.Topics() {
 		for _, p := range t.partitions {
 			if err := p.recover(); err != nil {
 				p.damaged = err // the others go on
