@@ -14,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/rifflelog/riffle/internal/invariants"
 	"github.com/rifflelog/riffle/internal/vfs"
 	"github.com/rifflelog/riffle/internal/vfs/memfs"
 )
@@ -105,6 +106,13 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv(killDirEnv); dir != "" {
 		fmt.Fprintln(os.Stderr, killChild(dir))
 		os.Exit(1)
+	}
+	lives := "600" // of TestMachine, unless -rapid.checks says otherwise
+	if invariants.Enabled {
+		lives = "150" // the race detector is slow
+	}
+	if err := flag.Set("rapid.checks", lives); err != nil {
+		panic(err)
 	}
 	flag.Parse()
 	code := m.Run()
