@@ -209,9 +209,15 @@ func (b *bounds) load() error {
 	if err := b.scan(size); err != nil {
 		return err
 	}
-	// Also if it is long enough: a copy of a directory may have holes.
+	had := size
 	size = max(boundsGrow, (size+vfs.PageSize-1)/vfs.PageSize*vfs.PageSize)
-	if err := b.file.Allocate(0, size); err != nil {
+	// Also if it is long enough: a copy of a directory may have holes. XFS wants
+	// free space for it even if there are none; on a full disk nothing is stored
+	// through a mapping then, since there may be.
+	err = b.file.Allocate(0, size)
+	if errors.Is(err, vfs.ErrNoSpace) && had == size {
+		b.mapWrites = false
+	} else if err != nil {
 		return err
 	}
 	copy(head, formatBoundsHeader(boundsHeader{boundsVersion, b.incarnation, b.boot}))

@@ -611,6 +611,28 @@ func TestBoundsOnAFullDisk(t *testing.T) {
 	require.NoError(t, b.close())
 }
 
+// XFS refuses to allocate on a full disk also what is allocated already. The file
+// can be opened all the same if it is long enough, and is not stored into through
+// a mapping, since it may have holes; a new one cannot be made.
+func TestBoundsAreOpenedOnAFullDisk(t *testing.T) {
+	m := newBoundsFS(t)
+	fsys := errfs.New(m)
+	fsys.FailKind(errfs.Allocate, 0, vfs.ErrNoSpace)
+	_, err := openBounds(fsys, "/data", "")
+	require.ErrorIs(t, err, vfs.ErrNoSpace)
+	b := openTestBounds(t, m)
+	slotOf(t, b, testKey(1)).setCrash(version(1))
+	require.NoError(t, b.sync(siteBoundsFlush))
+	require.NoError(t, b.close())
+	b = openTestBounds(t, fsys)
+	_, part, known := b.lookup(testKey(1))
+	require.True(t, known)
+	require.Equal(t, version(1).flushed, part.flushed)
+	require.NoError(t, slotOf(t, b, testKey(1)).publish(Bounds{}))
+	require.Zero(t, m.Mappings())
+	require.NoError(t, b.close())
+}
+
 // unmapped is a file system on which mapped writing is not safe.
 type unmapped struct{ vfs.FS }
 
