@@ -31,6 +31,7 @@ RAPID = {{$$p := .ImportPath}}{{range .TestImports}}{{if eq . "pgregory.net/rapi
 
 soak: ## Run each property CHECKS=100000 times under the race detector, and fuzz for an hour
 	go test -race -timeout 0 $$(go list -f '$(RAPID)' ./... | tr ' ' '\n' | sort -u) -rapid.checks=$(CHECKS)
+	go test -timeout 0 -run TestKilledProcess . -args -kills=20000
 	FUZZTIME=3600 bash .ci/run fuzz
 
 bench: ## Run the benchmarks that match BENCH=. and compare with the last run
