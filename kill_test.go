@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/rifflelog/riffle/internal/vfs"
 )
 
 // kills is how many children TestKilledProcessLosesNothing kills; more for a soak.
@@ -141,6 +143,9 @@ func killChild(dir string) error {
 					}
 					return true
 				})
+				for copiesOnWrite(vfs.OS(), dir) && errors.Is(err, vfs.ErrNoSpace) {
+					fmt.Println("full")
+				}
 				failed <- err
 			}()
 		}
