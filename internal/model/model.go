@@ -165,7 +165,7 @@ func (p *Partition) PowerCut() {
 
 // Opened compares what an opened log shows, from its first record on, with what
 // may be there, and takes it for what is there from now on: nothing of it may
-// be lost again.
+// be lost again, unless all that had happened was a kill and it is not Durable.
 func (p *Partition) Opened(b Bounds, got []Record) error {
 	kept := 0
 	rest := got
@@ -188,7 +188,10 @@ func (p *Partition) Opened(b Bounds, got []Record) error {
 		return err
 	}
 	p.pending = nil
-	p.used, p.flushed = max(p.used, p.next), p.next
+	p.used = max(p.used, p.next)
+	if p.Durable || p.cut {
+		p.flushed = p.next
+	}
 	p.least = max(p.least, p.epoch)
 	if p.crashed && p.dirty {
 		p.least++
