@@ -106,7 +106,7 @@ const crashDir = "/parent/data"
 // and flushes bounds only where something depends on it. What opening does in the
 // background is done when it returns.
 func openCrashed(fsys vfs.FS) (*Log, error) {
-	l, err := openTuned(fsys, crashDir, nil, tuning{ceilingStep: 3, boundsDelay: Forever, minTouch: 8 << 10})
+	l, err := openTuned(fsys, crashDir, nil, tuning{ceilingStep: 3, boundsDelay: Forever, minTouch: 8 << 10, reserveBytes: 4096})
 	if err == nil {
 		l.tasks.Wait()
 	}

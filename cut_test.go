@@ -48,7 +48,7 @@ type cutLog struct {
 // run appends to two partitions, reads both meanwhile, and cuts after each few
 // appends.
 func (c *cutLog) run() {
-	l, err := open(c.fs, c.dir, nil)
+	l, err := open(c.fs, c.dir, toTheBrim)
 	require.NoError(c.t, err)
 	whole, cut := partOf(c.t, l, "whole", &c.cfg), partOf(c.t, l, "cut", &c.cfg)
 	known, done := newLedger(), make(chan struct{})

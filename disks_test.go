@@ -34,6 +34,9 @@ type disk struct {
 	free func()
 }
 
+// toTheBrim keeps no space free: the disk is to be full for good.
+var toTheBrim = &Options{DiskReserve: NoLimit}
+
 // onDisks runs test on each file system that -disks names, else on one in memory.
 func onDisks(t *testing.T, test func(t *testing.T, d *disk)) {
 	if *disksFlag == "" {
@@ -135,7 +138,7 @@ func TestFullDiskLosesNothing(t *testing.T) {
 			onDisks(t, func(t *testing.T, d *disk) {
 				f := &fullDisk{disk: d, t: t, known: newLedger(), size: mode.size}
 				d.free()
-				l, err := open(d.fs, d.dir, nil)
+				l, err := open(d.fs, d.dir, toTheBrim)
 				require.NoError(t, err)
 				cfg := mode.cfg
 				cfg.Partitions = 3
@@ -170,7 +173,7 @@ func TestKillOnAFullDiskLosesNothing(t *testing.T) {
 	onDisks(t, func(t *testing.T, d *disk) {
 		f := &fullDisk{disk: d, t: t, known: newLedger(), size: mixedSizes}
 		d.free()
-		l, err := open(d.fs, d.dir, nil)
+		l, err := open(d.fs, d.dir, toTheBrim)
 		require.NoError(t, err)
 		for name, cfg := range killTopics {
 			_, err := l.CreateTopic(ctx, name, cfg)
@@ -269,7 +272,7 @@ func (f *fullDisk) reopen() *Log {
 	if copiesOnWrite(f.fs, f.dir) {
 		f.free()
 	}
-	l, err := open(f.fs, f.dir, nil)
+	l, err := open(f.fs, f.dir, toTheBrim)
 	require.NoError(f.t, err)
 	if f.top != nil {
 		f.top, err = l.Topic(f.top.Name())

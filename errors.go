@@ -51,8 +51,8 @@ var (
 	ErrOffsetOutOfRange = errors.New("riffle: offset out of range")
 	// ErrCorrupt: see [*CorruptError]. Kafka: CORRUPT_MESSAGE.
 	ErrCorrupt = errors.New("riffle: data on disk is corrupt")
-	// ErrDiskFull: there is no room; nothing was written. The same call may
-	// succeed when there is.
+	// ErrDiskFull: there is no room, or Options.DiskReserve keeps what there is;
+	// nothing was written. The same call may succeed when there is.
 	ErrDiskFull = errors.New("riffle: disk is full")
 	// ErrRecordTooLarge: one record that no batch of the topic can hold. Kafka:
 	// RecordTooLargeException.

@@ -40,7 +40,7 @@ func counting() (*memfs.FS, *errfs.FS, func(errfs.Kind) int64) {
 // mappedPart returns a FlushAsync partition whose file is mapped from its first
 // append on.
 func mappedPart(t *testing.T, fsys vfs.FS, cfg TopicConfig) (*Log, *Partition) {
-	l, err := openTuned(fsys, "/data", nil, tuning{ceilingStep: 1 << 40, boundsDelay: Forever})
+	l, err := openTuned(fsys, "/data", nil, tuning{ceilingStep: 1 << 40, boundsDelay: Forever, reserveBytes: 4096})
 	require.NoError(t, err)
 	cfg.Flush = FlushAsync
 	if cfg.FlushInterval == 0 {

@@ -246,7 +246,7 @@ func TestUnflushedIsBounded(t *testing.T) {
 func TestFullDiskHeals(t *testing.T) {
 	mem := memfs.New()
 	fsys := errfs.New(mem)
-	l := openAt(t, fsys, "/data", nil)
+	l := openAt(t, fsys, "/data", &Options{DiskReserve: NoLimit})
 	p := partOf(t, l, "topic", nil)
 	appendValues(t, p, 0, 3)
 	for _, part := range []int{0, 1, 60, 61, 100} {

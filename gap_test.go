@@ -11,7 +11,7 @@ import (
 )
 
 // gapTuning puts the end of a gap at offset 100.
-var gapTuning = tuning{ceilingStep: 100, boundsDelay: Forever}
+var gapTuning = tuning{ceilingStep: 100, boundsDelay: Forever, reserveBytes: 4096}
 
 // openGap opens a log with one FlushAsync partition.
 func openGap(t *testing.T, fsys vfs.FS) (*Log, *Partition) {

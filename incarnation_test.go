@@ -35,7 +35,7 @@ func endsAt(fsys vfs.FS, name string, n int) bool {
 // partition that had been shown. Their offsets leave a gap, over which reading
 // and following go; opening again without appending changes nothing.
 func TestLostOffsetsAreNotUsedAgain(t *testing.T) {
-	tune := tuning{ceilingStep: 100, boundsDelay: Forever}
+	tune := tuning{ceilingStep: 100, boundsDelay: Forever, reserveBytes: 4096}
 	for _, flushed := range []int{0, 3} {
 		disk := memfs.New()
 		l, err := openTuned(disk, "/data", nil, tune)
@@ -155,7 +155,7 @@ func TestRecoveryPointRisesWhileOpen(t *testing.T) {
 func TestCeilingIsRaisedAhead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fsys := errfs.New(memfs.New())
-		l, err := openTuned(fsys, "/data", nil, tuning{ceilingStep: 100, boundsDelay: Forever})
+		l, err := openTuned(fsys, "/data", nil, tuning{ceilingStep: 100, boundsDelay: Forever, reserveBytes: 4096})
 		require.NoError(t, err)
 		p := partOf(t, l, "topic", &TopicConfig{Flush: FlushAsync, FlushInterval: Forever})
 		appendValues(t, p, 0, 50)

@@ -69,7 +69,7 @@ func TestKilledProcessLosesNothing(t *testing.T) {
 			}
 		})
 		if r.IntN(3) > 0 || run == *kills-1 {
-			l, err := Open(dir, nil)
+			l, err := Open(dir, toTheBrim)
 			require.NoError(t, err)
 			require.NoError(t, g.compare(l), "run %d", run)
 			require.NoError(t, l.Close())
@@ -81,7 +81,7 @@ func TestKilledProcessLosesNothing(t *testing.T) {
 // has open: ErrLocked there, and nothing changes here.
 func TestSecondProcessIsLockedOut(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "data")
-	l, err := Open(dir, nil)
+	l, err := Open(dir, toTheBrim)
 	require.NoError(t, err)
 	p := partOf(t, l, "topic", nil)
 	appendValues(t, p, 0, 1)
@@ -123,7 +123,7 @@ func runChild(t *testing.T, dir string, run int, g *ledger, look func(line strin
 func killChild(dir string) error {
 	run, _ := strconv.Atoi(os.Getenv(killRunEnv))
 	fmt.Println("up")
-	l, err := Open(dir, nil)
+	l, err := Open(dir, toTheBrim)
 	if err != nil {
 		return err
 	}

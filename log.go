@@ -43,6 +43,7 @@ type Log struct {
 	bounds    *bounds
 	mapWrites bool         // the file system takes stores into allocated space
 	mappings  atomic.Int64 // extents that are mapped
+	space     *diskSpace
 
 	// mu guards topics and creating.
 	mu       sync.Mutex
@@ -83,9 +84,15 @@ type tuning struct {
 	mapAfter int64
 	// minTouch is how much of it is touched ahead at first.
 	minTouch int64
+	// reserveBytes is the size of the file that is given up on a full disk: what
+	// many operations of the metadata log need.
+	reserveBytes int64
 }
 
-var defaultTuning = tuning{ceilingStep: 1_000_000, boundsDelay: time.Second, mapAfter: mapAfter, minTouch: minTouch}
+var defaultTuning = tuning{
+	ceilingStep: 1_000_000, boundsDelay: time.Second,
+	mapAfter: mapAfter, minTouch: minTouch, reserveBytes: 16 << 20,
+}
 
 // Open opens the log in dir, making it if there is none and recovering it if it
 // was not closed. Other files in dir are left alone. It reads what is there once; it waits for no other process.
@@ -121,7 +128,7 @@ func openTuned(fsys vfs.FS, dir string, opts *Options, tune tuning) (*Log, error
 		topics: make(map[string]*Topic), creating: make(map[string]chan struct{}),
 		closing: make(chan struct{}), closed: make(chan struct{}), broken: make(chan struct{}),
 	}
-	l.meta = l.newMetadataPartition()
+	l.meta, l.space = l.newMetadataPartition(), newDiskSpace(l)
 	if err := l.load(); err != nil {
 		for p := range l.partitions() {
 			err = errors.Join(err, p.closeFiles())
@@ -154,11 +161,15 @@ func (l *Log) load() error {
 	if err := l.loadMetaProperties(); err != nil {
 		return err
 	}
-	if l.bounds, err = openBounds(l.fs, l.dir, l.fs.BootID()); err != nil {
+	err = l.space.insist(func() (err error) {
+		l.bounds, err = openBounds(l.fs, l.dir, l.fs.BootID())
 		return diskError(err)
+	})
+	if err == nil {
+		l.mapWrites = l.bounds.mapWrites
+		err = diskError(l.recoverPartition(l.meta))
 	}
-	l.mapWrites = l.bounds.mapWrites
-	if err := l.meta.recover(); err != nil {
+	if err != nil {
 		return err
 	}
 	if err := l.replayMetadata(); err != nil {
@@ -166,7 +177,7 @@ func (l *Log) load() error {
 	}
 	for t := range l.Topics() {
 		for _, p := range t.partitions {
-			if err := p.recover(); err != nil {
+			if err := l.recoverPartition(p); err != nil {
 				p.damaged = err // the others go on
 				l.opts.Logger.Error("partition cannot be opened", "topic", t.name, "partition", p.index, "err", err)
 			}
@@ -175,7 +186,18 @@ func (l *Log) load() error {
 	for p := range l.partitions() {
 		p.flushFound()
 	}
+	l.space.open()
 	return nil
+}
+
+// recoverPartition opens a partition's files, on a full disk too. ErrDiskFull is
+// not what appends are to say ever after: that heals.
+func (l *Log) recoverPartition(p *Partition) (err error) {
+	_ = l.space.insist(func() error {
+		err = p.recover()
+		return diskError(err)
+	})
+	return err
 }
 
 // makeDir makes a directory and its parents, where they are missing.

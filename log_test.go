@@ -99,8 +99,9 @@ func TestInvalidOptionsListEveryProblem(t *testing.T) {
 		SegmentBytes: 1023, SegmentAge: -time.Second,
 	}
 	fsys, dir := testDir(t)
-	_, err := open(fsys, dir, &Options{Defaults: bad})
+	_, err := open(fsys, dir, &Options{Defaults: bad, DiskReserve: -2})
 	require.ErrorIs(t, err, ErrInvalidOptions)
+	require.ErrorContains(t, err, "DiskReserve")
 	_, statErr := fsys.Stat(dir)
 	require.ErrorIs(t, statErr, fs.ErrNotExist, "nothing was made")
 
@@ -216,7 +217,7 @@ func TestCreateTopicWhenContextEnds(t *testing.T) {
 		_, err = l.CreateTopic(ctx, "topic", nil) // waits for the one under way
 		require.ErrorIs(t, err, ErrTopicExists)
 
-		fsys.FailKind(errfs.Write, 1, vfs.ErrNoSpace)
+		fsys.FailKind(errfs.Write, 2, vfs.ErrNoSpace) // also with the space set aside
 		_, err = l.CreateTopic(ctx, "third", nil)
 		require.ErrorIs(t, err, ErrDiskFull)
 		_, err = l.CreateTopic(ctx, "third", nil)

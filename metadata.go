@@ -35,7 +35,7 @@ type topicRecord struct {
 // newMetadataPartition returns the metadata log, before recovery.
 func (l *Log) newMetadataPartition() *Partition {
 	own := TopicConfig{Flush: FlushBeforeAck, MaxMessageBytes: defaultMaxMessageBytes}
-	t := &Topic{log: l, name: metadataTopic, id: metadataTopicID, own: own, effective: own.over(builtin())}
+	t := &Topic{log: l, name: metadataTopic, id: metadataTopicID, internal: true, own: own, effective: own.over(builtin())}
 	p := newPartition(t, 0, filepath.Join(l.dir, metadataDir))
 	t.partitions = []*Partition{p}
 	return p
@@ -49,8 +49,10 @@ func (l *Log) appendTopic(t *Topic) error {
 	if err != nil {
 		return err
 	}
-	_, err = l.meta.Append(context.Background(), Record{Key: []byte(kindTopic), Value: value})
-	return err
+	return l.space.insist(func() error {
+		_, err := l.meta.Append(context.Background(), Record{Key: []byte(kindTopic), Value: value})
+		return err
+	})
 }
 
 // replayMetadata rebuilds the topics from the metadata log.

@@ -16,12 +16,22 @@ import (
 // Forever is an endless time.
 const Forever time.Duration = math.MaxInt64
 
+// NoLimit is no limit, where a number of bytes is asked for.
+const NoLimit = -1
+
 // Options are a log's options. The zero value, like a nil pointer, means the
 // defaults.
 type Options struct {
 	// Defaults are for topics that leave a field zero, also for those created
 	// by an earlier Open. Kafka: the broker's log.* keys.
 	Defaults TopicConfig
+	// DiskReserve is how many bytes of the disk appends leave free: one that
+	// would leave less is ErrDiskFull, until there is room again. Creating topics
+	// goes on: 16 MiB more are set aside for that, in the file reserve, which is
+	// given up when there is no other space. Default 64 MiB; NoLimit: appends
+	// fill the disk, and nothing is set aside. Kafka has no such key: there a
+	// full disk takes the log directory offline.
+	DiskReserve int64
 	// Logger hears what the log does in the background: what recovery found,
 	// flushes that failed. Default: nothing is logged.
 	Logger *slog.Logger
@@ -124,6 +134,7 @@ const (
 )
 
 const (
+	defaultDiskReserve     = 64 << 20
 	defaultFlushInterval   = time.Second
 	defaultMaxMessageBytes = 1<<20 + 12 // Kafka's
 	defaultSegmentBytes    = 256 << 20
@@ -214,10 +225,18 @@ func (o *Options) resolve() (Options, error) {
 	if o != nil {
 		r = *o
 	}
-	if err := invalidOptions("Options.Defaults", r.Defaults.problems()); err != nil {
+	var bad []error
+	if r.DiskReserve < NoLimit {
+		bad = append(bad, fmt.Errorf("DiskReserve is %d, want a number of bytes or NoLimit", r.DiskReserve))
+	}
+	err := errors.Join(invalidOptions("Options", bad), invalidOptions("Options.Defaults", r.Defaults.problems()))
+	if err != nil {
 		return r, err
 	}
 	r.Defaults = r.Defaults.over(builtin())
+	if r.DiskReserve == 0 {
+		r.DiskReserve = defaultDiskReserve
+	}
 	if r.Logger == nil {
 		r.Logger = slog.New(slog.DiscardHandler)
 	}

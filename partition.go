@@ -217,6 +217,9 @@ func millis(t time.Time, now int64) (int64, error) {
 // committed. The order is the one that crash safety rests on: under
 // FlushBeforeAck a batch is durable first, then visible, then acknowledged.
 func (p *Partition) append(ctx context.Context, b batch.Batch, now int64) (Offset, error) {
+	if err := p.spaceFor(b, now); err != nil {
+		return NoOffset, err
+	}
 	if err := p.lockWithRoom(ctx, b, now); err != nil {
 		return NoOffset, err
 	}

@@ -202,7 +202,7 @@ func TestDamageFarFromTheEndIsNotCut(t *testing.T) {
 // batch can be torn. After a power cut the same bytes pass for a torn end.
 func TestDamageAfterAKillIsNotCut(t *testing.T) {
 	disk := memfs.New()
-	l, err := openTuned(disk, "/data", nil, tuning{ceilingStep: 100, boundsDelay: Forever})
+	l, err := openTuned(disk, "/data", nil, tuning{ceilingStep: 100, boundsDelay: Forever, reserveBytes: 4096})
 	require.NoError(t, err)
 	p := partOf(t, l, "topic", nil)
 	appendValues(t, p, 0, 5)
@@ -509,7 +509,7 @@ func TestNothingIsCutThatCannotBeKept(t *testing.T) {
 // point on.
 func TestKilledLogOpensWithoutAFlush(t *testing.T) {
 	disk := memfs.New()
-	tune := tuning{ceilingStep: 1000, boundsDelay: Forever}
+	tune := tuning{ceilingStep: 1000, boundsDelay: Forever, reserveBytes: 4096}
 	l, err := openTuned(disk, "/data", nil, tune)
 	require.NoError(t, err)
 	p := partOf(t, l, "topic", &TopicConfig{Flush: FlushAsync, FlushInterval: Forever})

@@ -17,6 +17,7 @@ type Topic struct {
 	log        *Log
 	name       string
 	id         [16]byte
+	internal   bool        // the log's own: its appends may use DiskReserve
 	own        TopicConfig // what the topic itself sets
 	effective  TopicConfig // with the log's defaults
 	partitions []*Partition

@@ -197,10 +197,11 @@ func partition(ctx context.Context, db *riffle.Log, name string, cfg *riffle.Top
 	return topic.Partition(0)
 }
 
-// sizeOf returns how many bytes the files in dir have.
+// sizeOf returns how many bytes the files in dir have, without the space that
+// is set aside for a full disk.
 func sizeOf(dir string) (size int64, err error) {
 	err = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
+		if err != nil || d.IsDir() || d.Name() == "reserve" {
 			return err
 		}
 		info, err := d.Info()

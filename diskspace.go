@@ -1,0 +1,195 @@
+package riffle
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"github.com/rifflelog/riffle/internal/batch"
+)
+
+const (
+	reserveName = "reserve"
+	// maxCredit is how much users may append before the free space is looked at
+	// again: so much may go past the reserve if others fill the disk meanwhile.
+	maxCredit = 16 << 20
+	// creditTime is how old that look may be, on the clock that batches are
+	// stamped with.
+	creditTime = time.Second
+	// maxReserve keeps sums from overflowing; no disk has as much.
+	maxReserve = 1 << 60
+)
+
+// diskSpace keeps space for what must go through on a full disk, so that it can
+// be emptied: users' appends end while Options.DiskReserve bytes are free. Others
+// may use those up too, so there is a file besides, `reserve`, which has really
+// been allocated, and is given up when the log itself finds no room. It is safe
+// for concurrent use.
+//
+// Looking at the free space takes microseconds, an append less than one. So a
+// look gives a credit that appends draw on: at most a quarter of the room that
+// there is, so that the limit is approached in ever smaller steps. What has drawn
+// on the credit before a look, and writes after it, is not seen by that look. So
+// the reserve is overshot by no more than maxCredit and the batches that are
+// under way.
+type diskSpace struct {
+	log  *Log
+	keep int64 // Options.DiskReserve
+
+	credit atomic.Int64 // bytes that may be appended without a look; negative if they are used up
+	looked atomic.Int64 // when, in milliseconds
+
+	// turn is held by whoever looks, makes or removes the file, and guards what
+	// follows. It is a channel, since it is waited for while the disk works.
+	turn   chan struct{}
+	held   bool // the file has its space
+	making bool // the file is being made again, in the background
+}
+
+func newDiskSpace(l *Log) *diskSpace {
+	return &diskSpace{log: l, keep: min(l.opts.DiskReserve, maxReserve), turn: make(chan struct{}, 1)}
+}
+
+// spaceFor returns ErrDiskFull if the disk has no room for an append of b. What
+// is the log's own may use the reserve. A reason that will last comes first.
+func (p *Partition) spaceFor(b batch.Batch, now int64) error {
+	if p.topic.internal {
+		return nil
+	}
+	err := p.topic.log.space.admit(int64(len(b)), now)
+	if err == nil {
+		return nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if lasting := p.writable(); lasting != nil {
+		return lasting
+	}
+	return err
+}
+
+// admit returns ErrDiskFull if n more bytes would leave less than the reserve.
+func (s *diskSpace) admit(n, now int64) error {
+	if s.keep == NoLimit || s.draw(n, now) {
+		return nil
+	}
+	return s.look(n, now)
+}
+
+// draw takes n bytes from the credit, if that is new enough and large enough.
+// Clocks go back at times, and goroutines are late.
+func (s *diskSpace) draw(n, now int64) bool {
+	age := now - s.looked.Load()
+	return -creditTime.Milliseconds() < age && age < creditTime.Milliseconds() && s.credit.Add(-n) >= 0
+}
+
+// look is admit by what is really free. A file system that does not say stops
+// nobody: the write will.
+func (s *diskSpace) look(n, now int64) error {
+	s.turn <- struct{}{}
+	defer func() { <-s.turn }()
+	if s.draw(n, now) {
+		return nil // somebody else has looked
+	}
+	space, err := s.log.fs.Space(s.log.dir)
+	if err != nil {
+		return nil
+	}
+	room := s.room(space.Free) - n
+	if room < 0 {
+		return s.full(space.Free)
+	}
+	s.credit.Store(min(room/4, maxCredit))
+	s.looked.Store(now)
+	if !s.held && !s.making {
+		s.making = s.log.start(s.allocateAgain)
+	}
+	return nil
+}
+
+// room is how much of the free space is users' to fill. Space that the file
+// shall have and has not is not theirs: giving the file up makes no room for
+// them, and making it again takes none. The caller holds the turn.
+func (s *diskSpace) room(free int64) int64 { return free - s.keep - s.missing() }
+
+func (s *diskSpace) missing() int64 {
+	if s.held {
+		return 0
+	}
+	return s.log.reserveBytes
+}
+
+func (s *diskSpace) full(free int64) error {
+	err := fmt.Errorf("%w: %d bytes are free, DiskReserve keeps %d", ErrDiskFull, free, s.keep)
+	if more := s.missing(); more > 0 {
+		err = fmt.Errorf("%w, and the file %q is to have %d", err, reserveName, more)
+	}
+	return err
+}
+
+func (s *diskSpace) path() string { return filepath.Join(s.log.dir, reserveName) }
+
+// open makes the file, or finds it, once the log has been read. A disk without
+// room for it is no reason not to open. Without a reserve there shall be none.
+func (s *diskSpace) open() {
+	if s.keep == NoLimit {
+		s.release()
+		return
+	}
+	s.turn <- struct{}{}
+	defer func() { <-s.turn }()
+	e, err := s.log.fs.Stat(s.path())
+	s.held = err == nil && e.Size == s.log.reserveBytes
+	space, err := s.log.fs.Space(s.log.dir)
+	if err == nil && s.room(space.Free) >= 0 {
+		err = s.allocate() // also if it is there: a copy of a directory has holes
+	}
+	if !s.held {
+		s.log.opts.Logger.Warn("no space is set aside for a full disk", "file", s.path(), "free", space.Free, "err", err)
+	}
+}
+
+// allocateAgain makes the file after it was given up, or could not be made.
+func (s *diskSpace) allocateAgain() {
+	s.turn <- struct{}{}
+	defer func() { <-s.turn }()
+	s.making = false
+	_ = s.allocate() // a later look tries once more
+}
+
+// allocate makes the file and sets its space aside. It is not flushed: if a crash
+// takes it, it is made again. The caller holds the turn.
+func (s *diskSpace) allocate() error {
+	file, err := s.log.fs.OpenWrite(s.path())
+	if err != nil {
+		file, err = s.log.fs.Create(s.path())
+	}
+	if err == nil {
+		err = errors.Join(file.Allocate(0, s.log.reserveBytes), file.Close())
+	}
+	if s.held = err == nil; !s.held {
+		_ = s.log.fs.Remove(s.path()) // a part of it is of no use
+	}
+	return err
+}
+
+// release gives the file's space back. It returns false if there is no file.
+func (s *diskSpace) release() bool {
+	s.turn <- struct{}{}
+	defer func() { <-s.turn }()
+	s.held = false
+	return s.log.fs.Remove(s.path()) == nil
+}
+
+// insist runs f, which must go through on a full disk too and can be repeated
+// after ErrDiskFull: then once more, with the space that was set aside.
+func (s *diskSpace) insist(f func() error) error {
+	err := f()
+	if !errors.Is(err, ErrDiskFull) || !s.release() {
+		return err
+	}
+	s.log.opts.Logger.Warn("the disk is full: the space set aside is used", "file", s.path(), "err", err)
+	return f()
+}
