@@ -119,6 +119,7 @@ type bounds struct {
 	mu      sync.Mutex
 	entries map[boundsKey]*boundsEntry
 	pending []*boundsEntry // set since they were written last, once each
+	flushes int64          // by sync
 }
 
 // boundsKey names a partition for good: a topic of the same name made later has
@@ -401,6 +402,7 @@ func (b *bounds) sync(site vfs.Site) error {
 	err := b.write(writing, slots, site)
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.flushes++
 	for _, e := range writing {
 		if err != nil {
 			b.setPending(e)
@@ -421,6 +423,13 @@ func (b *bounds) write(entries []*boundsEntry, slots [][boundsSlotSize]byte, sit
 		}
 	}
 	return b.file.Sync(site)
+}
+
+// flushCount returns how often sync has flushed the file.
+func (b *bounds) flushCount() int64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.flushes
 }
 
 // setPending has the next sync write e. Called under mu.

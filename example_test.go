@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log"
 	"os"
+	"strings"
 
 	"github.com/rifflelog/riffle"
 )
@@ -168,4 +169,50 @@ func ExamplePartition() {
 	// tick 1
 	// tick 2
 	// longest after the first: 6
+}
+
+// Metrics are plain numbers. This prints them as Prometheus reads them; its
+// client library takes the same ones.
+func ExampleLog_Metrics() {
+	db, remove := temporary()
+	defer remove()
+	ctx := context.Background()
+	orders, err := db.CreateTopic(ctx, "orders", nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	part, err := orders.Partition(0)
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, value := range []string{"2 tulips", strings.Repeat("tulip ", 100)} {
+		if _, err := part.Append(ctx, riffle.Record{Value: []byte(value)}); err != nil {
+			log.Fatal(err)
+		}
+	}
+	for _, t := range db.Metrics().Topics {
+		fmt.Printf("records_total{topic=%q} %d\n", t.Topic, t.Records)
+		h := t.BatchBytes
+		for i, bound := range h.Bounds {
+			fmt.Printf("batch_bytes_bucket{topic=%q,le=\"%g\"} %d\n", t.Topic, bound, h.Counts[i])
+		}
+		fmt.Printf("batch_bytes_bucket{topic=%q,le=\"+Inf\"} %d\n", t.Topic, h.Count)
+		fmt.Printf("batch_bytes_sum{topic=%q} %g\n", t.Topic, h.Sum)
+		fmt.Printf("batch_bytes_count{topic=%q} %d\n", t.Topic, h.Count)
+	}
+	// Output:
+	// records_total{topic="orders"} 2
+	// batch_bytes_bucket{topic="orders",le="256"} 1
+	// batch_bytes_bucket{topic="orders",le="1024"} 2
+	// batch_bytes_bucket{topic="orders",le="4096"} 2
+	// batch_bytes_bucket{topic="orders",le="16384"} 2
+	// batch_bytes_bucket{topic="orders",le="65536"} 2
+	// batch_bytes_bucket{topic="orders",le="262144"} 2
+	// batch_bytes_bucket{topic="orders",le="1.048576e+06"} 2
+	// batch_bytes_bucket{topic="orders",le="4.194304e+06"} 2
+	// batch_bytes_bucket{topic="orders",le="1.6777216e+07"} 2
+	// batch_bytes_bucket{topic="orders",le="6.7108864e+07"} 2
+	// batch_bytes_bucket{topic="orders",le="+Inf"} 2
+	// batch_bytes_sum{topic="orders"} 746
+	// batch_bytes_count{topic="orders"} 2
 }

@@ -106,16 +106,21 @@ func (p *Partition) flush(round *flushRound) {
 	}
 	seg, end := p.active(), p.dataEnd // not in a gap: see setBounds
 	size, from, touched, err := seg.size, p.flushedSize, seg.mapped.touched, p.failed
-	needed := p.flushed < end || p.cut
+	needed := err == nil && (p.flushed < end || p.cut)
 	p.cut = p.cut && err != nil
 	p.mu.Unlock()
 
-	if err == nil && needed {
+	began := time.Now()
+	if needed {
 		err = p.flushAgain(seg, from)
 		seg.retouch(size, touched)
 	}
+	took := time.Since(began)
 
 	p.mu.Lock()
+	if needed {
+		p.count().flushed(took, err)
+	}
 	p.flushing.running = nil
 	if err != nil {
 		p.fail(err)

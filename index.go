@@ -63,6 +63,7 @@ func (p *Partition) loadIndex(base Offset, size int64) (*offsetIndex, error) {
 // rebuildIndex makes the index anew from the headers of the batches, up to the
 // first that is damaged: what is behind that is found by walking.
 func (p *Partition) rebuildIndex(seg *segment) (*offsetIndex, error) {
+	p.topic.counts.indexesRebuilt.Add(1)
 	p.topic.log.opts.Logger.Info("index is made anew", "topic", p.topic.name, "partition", p.index, "segment", int64(seg.base))
 	x := newOffsetIndex(seg.base, maxIndexBytes)
 	var w window

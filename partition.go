@@ -59,6 +59,7 @@ type Partition struct {
 	raising        bool        // in the background
 	timer          *time.Timer // runs while a FlushAsync partition has unflushed bytes
 	timed          bool
+	counts         *counts // nil until there is something to count
 
 	// end is the offset of the next record. Changed under mu.
 	end atomic.Int64
@@ -117,6 +118,7 @@ func (p *Partition) Bounds() Bounds {
 func (p *Partition) Append(ctx context.Context, recs ...Record) (Offset, error) {
 	at, err := p.encodeAndAppend(ctx, recs)
 	if err != nil {
+		p.countError()
 		return NoOffset, p.error("append", err)
 	}
 	return at, nil
@@ -256,6 +258,7 @@ func (p *Partition) appendLocked(b batch.Batch) (base Offset, unmapped extents, 
 		end := base + Offset(b.Count())
 		p.end.Store(int64(end))
 		p.dataEnd = end
+		p.count().appended(b.Count(), len(b))
 		if p.topic.config().Flush == FlushAsync {
 			p.commit(end, seg, seg.size)
 			p.flushLater()

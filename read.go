@@ -110,6 +110,7 @@ func (p *Partition) read(ctx context.Context, from Offset, opts *ReadOptions, fo
 			if !follow {
 				return nil
 			}
+			r.count()
 			if err = p.waitFor(ctx, r.next); err == nil {
 				continue
 			}
@@ -211,6 +212,8 @@ type reader struct {
 	base    Offset // its base offset
 	win     window
 	records batch.Reader
+
+	batches, bytes int64 // read and not counted in the topic
 }
 
 var readers = sync.Pool{New: func() any { return new(reader) }}
@@ -221,10 +224,19 @@ func (r *reader) start(p *Partition, next Offset) {
 }
 
 func (r *reader) release() {
+	r.count()
 	r.p, r.seg = nil, nil
 	r.records.Release()
 	r.win.reset(nil, 0)
 	readers.Put(r)
+}
+
+// count adds what was read to the topic's counts, where it costs nothing: not
+// for each batch.
+func (r *reader) count() {
+	r.p.topic.counts.readBatches.Add(r.batches)
+	r.p.topic.counts.readBytes.Add(r.bytes)
+	r.batches, r.bytes = 0, 0
 }
 
 // load goes to the batch that has offset next, or to the first one after it. It
@@ -293,6 +305,7 @@ func (r *reader) load() (found bool, err error) {
 		}
 		r.at, r.base, r.epoch = r.pos, Offset(b.BaseOffset()), b.LeaderEpoch()
 		r.pass(b)
+		r.batches, r.bytes = r.batches+1, r.bytes+int64(len(b))
 		return true, nil
 	}
 	return false, nil

@@ -298,6 +298,7 @@ func (p *Partition) resume(s *scan, w *window) error {
 	}
 	x, err := p.loadIndex(s.seg.base, s.fileSize)
 	if err != nil {
+		p.topic.counts.indexesRebuilt.Add(1)
 		return nil // it is made anew
 	}
 	at, pos, ok := x.find(s.point)
@@ -306,6 +307,7 @@ func (p *Partition) resume(s *scan, w *window) error {
 	}
 	base, err := batchBase(w, pos, at)
 	if err != nil {
+		p.topic.counts.indexesRebuilt.Add(1)
 		return unlessDamage(err)
 	}
 	head, err := w.bytes(0, batch.HeaderSize)
@@ -350,6 +352,7 @@ func (p *Partition) scanSegment(s *scan) (err error) {
 		}
 		if err == nil {
 			s.seg.found(b)
+			p.topic.counts.recovered.Add(int64(len(b)))
 			s.end, s.epoch = Offset(b.NextOffset()), b.LeaderEpoch()
 			p.epochs.assign(b.LeaderEpoch(), Offset(b.BaseOffset()))
 			p.epoch = max(p.epoch, b.LeaderEpoch())
@@ -482,6 +485,7 @@ func (p *Partition) checkID() error {
 // reportCut says what of an unfinished append is cut.
 func (p *Partition) reportCut(s *scan) {
 	if s.torn {
+		p.topic.counts.cut.Add(s.fileSize - s.seg.size)
 		p.topic.log.opts.Logger.Error("an unfinished append is cut",
 			"topic", p.topic.name, "partition", p.index, "offset", s.end, "bytes", s.fileSize-s.seg.size)
 	}

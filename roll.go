@@ -224,6 +224,7 @@ func (p *Partition) roll() error {
 	}
 	p.segs.Store(segs.with(newSegment(end, file).withIndex(newOffsetIndex(end, maxIndexBytes))))
 	p.flushedSize = 0
+	p.count().rolls++
 	return nil
 }
 

@@ -21,6 +21,7 @@ type Topic struct {
 	own        TopicConfig // what the topic itself sets
 	effective  TopicConfig // with the log's defaults
 	partitions []*Partition
+	counts     topicCounts
 }
 
 // newTopic returns a topic with its partitions, none of which has a file yet.
