@@ -1,6 +1,7 @@
 package riffle
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"sync"
@@ -149,7 +150,7 @@ func TestMetricsOfRecovery(t *testing.T) {
 
 	file, err := killed.OpenWrite(p.path(logFileName(8)))
 	require.NoError(t, err)
-	_, err = file.WriteAt(make([]byte, 123), 2*size)
+	_, err = file.WriteAt(bytes.Repeat([]byte{1}, 123), 2*size)
 	require.NoError(t, err)
 	require.NoError(t, file.Close())
 	m = recovered(killed)
