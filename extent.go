@@ -2,6 +2,7 @@ package riffle
 
 import (
 	"sync/atomic"
+	"time"
 
 	"github.com/rifflelog/riffle/internal/vfs"
 )
@@ -260,7 +261,7 @@ func (p *Partition) mapExtent(seg *segment, pos int64) *extent {
 	if n <= 0 {
 		return nil // the segment is full
 	}
-	if l.mappings.Add(1) <= maxMappings && seg.file.Allocate(off, n) == nil {
+	if l.mappings.Add(1) <= maxMappings && l.space.admit(n, time.Now().UnixMilli()) == nil && seg.file.Allocate(off, n) == nil {
 		if m, err := seg.file.Map(off, int(n), true); err == nil {
 			x := &extent{Mapping: m, off: off, log: l}
 			x.pins.Store(1)

@@ -287,3 +287,18 @@ func TestReadingWhileExtentsComeAndGo(t *testing.T) {
 	require.NoError(t, l.Close())
 	require.Zero(t, disk.Mappings())
 }
+
+// TestNothingToCutIsNoError has a full disk on which nothing can be cut either,
+// as btrfs does: nothing was written, so the partition heals.
+func TestNothingToCutIsNoError(t *testing.T) {
+	fsys := errfs.New(memfs.New())
+	l := openAt(t, fsys, "/data", nil)
+	p := partOf(t, l, "topic", nil)
+	appendValues(t, p, 0, 1)
+	write, cut := fsys.FailKind(errfs.Write, 0, vfs.ErrNoSpace), fsys.FailKind(errfs.Truncate, 0, vfs.ErrNoSpace)
+	_, err := p.Append(ctx, Record{})
+	require.ErrorIs(t, err, ErrDiskFull)
+	write()
+	appendValues(t, p, 1, 2)
+	cut()
+}

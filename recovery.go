@@ -496,7 +496,8 @@ func (p *Partition) reportCut(s *scan) {
 func (p *Partition) repair(s *scan) error {
 	seg := s.seg
 	if s.torn && !s.killed() {
-		if err := p.keepCut(s); err != nil {
+		err := p.topic.log.space.insist(func() error { return diskError(p.keepCut(s)) })
+		if err != nil {
 			p.damage(s, seg.size, NoOffset, fmt.Errorf("keep what is to be cut: %w", err))
 		}
 	}

@@ -90,7 +90,7 @@ func (s *segment) append(b batch.Batch) (extents, error) {
 			// b's rest behind it could look like a batch.
 			unmapped := s.mapped.unmap()
 			s.mapped.next = s.size + minTouch
-			if cut := s.file.Truncate(s.size); cut != nil {
+			if cut := s.cut(); cut != nil {
 				return unmapped, errors.Join(errUnsure, err, cut)
 			}
 			return unmapped, err
@@ -98,6 +98,19 @@ func (s *segment) append(b batch.Batch) (extents, error) {
 	}
 	s.found(b)
 	return nil, nil
+}
+
+// cut cuts the file behind the last batch. A full btrfs refuses, also where there
+// is nothing to cut.
+func (s *segment) cut() error {
+	err := s.file.Truncate(s.size)
+	if err == nil {
+		return nil
+	}
+	if size, failed := s.file.Size(); failed == nil && size == s.size {
+		return nil
+	}
+	return err
 }
 
 // found takes note of b, which stands at the end.
