@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -106,7 +107,7 @@ const crashDir = "/parent/data"
 // and flushes bounds only where something depends on it. What opening does in the
 // background is done when it returns.
 func openCrashed(fsys vfs.FS) (*Log, error) {
-	l, err := openTuned(fsys, crashDir, nil, tuning{ceilingStep: 3, boundsDelay: Forever, minTouch: 8 << 10, reserveBytes: 4096})
+	l, err := openTuned(fsys, crashDir, nil, tuning{ceilingStep: 3, boundsDelay: Forever, minTouch: 8 << 10, reserveBytes: 4096, sealAtOnce: true})
 	if err == nil {
 		l.tasks.Wait()
 	}
@@ -192,9 +193,10 @@ func (c *crashRun) appends(l *Log, n int) error {
 }
 
 // crashRecord is the i-th record, appended twice in one batch. It is longer
-// than a page at times, so that batches are torn in every way.
+// than a page at times, so that batches are torn in every way. Its time goes
+// forward and back.
 func crashRecord(i int) Record {
-	return Record{Key: fmt.Appendf(nil, "%d", i), Value: []byte(strings.Repeat(fmt.Sprintf("%d.", i), 300+1500*(i%3)))}
+	return Record{Timestamp: time.UnixMilli(int64(1000 + 7*i%10)), Key: fmt.Appendf(nil, "%d", i), Value: []byte(strings.Repeat(fmt.Sprintf("%d.", i), 300+1500*(i%3)))}
 }
 
 // crash draws states of the disk as of now, and verifies each.
@@ -309,6 +311,7 @@ func countRecords(p *Partition) (int, error) {
 		return 0, errors.New("topic is lost")
 	}
 	n, next := 0, Offset(0)
+	first := map[int64]Offset{} // of at least that time
 	for r, err := range p.Records(ctx, Earliest, nil) {
 		if err != nil {
 			return 0, err
@@ -321,6 +324,16 @@ func countRecords(p *Partition) (int, error) {
 			return 0, fmt.Errorf("record %d is at offset %d, want %d", n, r.Offset, next)
 		}
 		n, next = n+1, r.Offset+1
+		for ts := int64(1000); ts <= r.Timestamp.UnixMilli(); ts++ {
+			if _, ok := first[ts]; !ok {
+				first[ts] = r.Offset
+			}
+		}
+	}
+	for ts, want := range first {
+		if got, err := p.offsetAt(ctx, ts); err != nil || got != want {
+			return 0, fmt.Errorf("time %d is found at offset %d, want %d: %w", ts, got, want, err)
+		}
 	}
 	if n%2 != 0 {
 		return 0, fmt.Errorf("half a batch: %d records", n)

@@ -1,8 +1,12 @@
 package riffle
 
 import (
+	"bytes"
+	"encoding/binary"
 	"slices"
 	"testing"
+
+	"github.com/cespare/xxhash/v2"
 
 	"github.com/rifflelog/riffle/internal/batch"
 	"github.com/rifflelog/riffle/internal/vfs"
@@ -39,6 +43,33 @@ func FuzzSideFiles(f *testing.F) {
 					t.Fatalf("%q: topic %q with %d partitions", data, name, top.NumPartitions())
 				}
 			}
+		}
+	})
+}
+
+// FuzzSeal gives any bytes to the reader of seals, as they are and with a right
+// hash. Stated properties: nothing panics; what is accepted is the format of
+// what was read from it, byte for byte, and makes sense: a size, and the largest
+// timestamp's offset among those that are there.
+func FuzzSeal(f *testing.F) {
+	f.Add(goldenSeal().format())
+	f.Add((&seal{maxTimestamp: batch.NoTimestamp}).format())
+	f.Add(make([]byte, sealSize))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		for range 2 {
+			if s, err := parseSeal(data); err == nil {
+				if !bytes.Equal(s.format(), data) {
+					t.Fatalf("%x is read as %+v", data, s)
+				}
+				if s.base < 0 || s.size < 0 || s.maxOffset < s.base || s.maxOffset > s.next || s.maxTimestamp < batch.NoTimestamp {
+					t.Fatalf("%+v", s)
+				}
+			}
+			if len(data) < 8 {
+				return
+			}
+			rest := data[:len(data)-8]
+			data = binary.BigEndian.AppendUint64(bytes.Clone(rest), xxhash.Sum64(rest))
 		}
 	})
 }

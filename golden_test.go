@@ -48,6 +48,11 @@ func TestGoldenDirectory(t *testing.T) {
 				i++
 			}
 			require.Equal(t, 60, i)
+			if top == plain { // it has no time index and no seal
+				at, err := p.offsetAt(ctx, goldenRecord(31).Timestamp.UnixMilli())
+				require.NoError(t, err)
+				require.Equal(t, Offset(31), at)
+			}
 			at, err := p.Append(ctx, goldenRecord(i))
 			require.NoError(t, err)
 			require.Equal(t, Offset(60), at)

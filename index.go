@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/cespare/xxhash/v2"
+
 	"github.com/rifflelog/riffle/internal/batch"
 	"github.com/rifflelog/riffle/internal/vfs"
 )
@@ -17,118 +19,229 @@ const (
 	// segment.index.bytes.
 	maxIndexBytes = 10 << 20
 
-	indexSuffix = ".index"
+	indexSuffix     = ".index"
+	timeIndexSuffix = ".timeindex"
+	txnIndexSuffix  = ".txnindex"
 )
 
 // An index says nothing that the batches do not. Its file is written when the
-// segment is sealed or the log is closed, is not flushed, and is believed only
-// as far as it is checked: entries must grow and lie in the segment, and one is
-// used only if the batch at its position has the offset that it says. Else the
-// index is made anew.
+// segment is sealed or the log is closed, with a seal beside it, and is not
+// flushed.
+//
+// An entry of the offset index is used only if the batch at its position has the
+// offset that it says. No batch can confirm an entry of the time index, which
+// speaks of all that come before it: that file is believed only as the seal has
+// its hash. What is not believed is made anew from the batches.
 
-// indexName is the name of the file beside the segment.
-func indexName(base Offset) string { return fmt.Sprintf("%020d%s", base, indexSuffix) }
+// segmentIndex is what is known of where things are in a segment.
+type segmentIndex struct {
+	offset *offsetIndex
+	time   *timeIndex // nil if there was a file that nothing confirms
+}
 
-// indexOf returns the index of a segment, whose first committed bytes are
-// batches. It reads or rebuilds it if it is not in memory.
-func (p *Partition) indexOf(seg *segment) (*offsetIndex, error) {
-	if x := seg.index.Load(); x != nil {
+// newSegmentIndex returns the indexes of an empty segment.
+func newSegmentIndex(base Offset) *segmentIndex {
+	return &segmentIndex{newOffsetIndex(base, maxIndexBytes), newTimeIndex(base, maxIndexBytes)}
+}
+
+// add takes note of a batch at byte pos, whose last offset is last, and of the
+// largest timestamp so far, which the batch that ends at maxOffset has. It
+// returns false if there is no room.
+func (x *segmentIndex) add(last Offset, pos, maxTimestamp int64, maxOffset Offset) bool {
+	if x.offset.add(last, pos) != nil {
+		return false
+	}
+	_ = x.time.maybeAdd(maxTimestamp, maxOffset) // with fewer entries it finds what it found, slower
+	return true
+}
+
+// full says that it is time for a new segment.
+func (x *segmentIndex) full() bool { return x.offset.full() || x.time.full() }
+
+// truncate drops what is known of the batch at byte pos, whose last offset is
+// last, and of those behind it.
+func (x *segmentIndex) truncate(last Offset, pos int64) {
+	x.offset.truncate(pos)
+	x.time.truncate(last)
+}
+
+// sideFileName is the name of a file beside the segment.
+func sideFileName(base Offset, suffix string) string { return fmt.Sprintf("%020d%s", base, suffix) }
+
+// indexName is the name of the offset index.
+func indexName(base Offset) string { return sideFileName(base, indexSuffix) }
+
+// indexOf returns the indexes of a segment, whose first committed bytes are
+// batches. It reads or rebuilds them if they are not in memory. Only withTime it
+// is sure to return a time index.
+func (p *Partition) indexOf(seg *segment, withTime bool) (*segmentIndex, error) {
+	enough := func(x *segmentIndex) bool { return x != nil && (x.time != nil || !withTime) }
+	if x := seg.index.Load(); enough(x) {
 		return x, nil
 	}
 	seg.loading.Lock()
 	defer seg.loading.Unlock()
-	if x := seg.index.Load(); x != nil {
+	if x := seg.index.Load(); enough(x) {
 		return x, nil
 	}
-	x, err := p.loadIndex(seg.base, seg.committed.Load())
-	if err != nil {
-		if x, err = p.rebuildIndex(seg); err != nil {
-			return nil, err
-		}
-		p.writeIndex(x)
+	x, err := p.loadIndex(seg)
+	if err != nil || !enough(x) {
+		return p.rebuildIndex(seg)
 	}
 	seg.index.Store(x)
 	return x, nil
 }
 
-// loadIndex reads the index of a segment of size bytes from its file.
-func (p *Partition) loadIndex(base Offset, size int64) (*offsetIndex, error) {
-	data, err := vfs.ReadFile(p.topic.log.fs, p.path(indexName(base)), maxIndexBytes)
+// loadIndex reads the indexes of a sealed segment from their files. Without a
+// seal that is the offset index alone.
+func (p *Partition) loadIndex(seg *segment) (*segmentIndex, error) {
+	if s := p.loadSeal(seg); s != nil {
+		return p.loadSealedIndex(s)
+	}
+	data, err := p.readIndex(seg.base, indexSuffix)
 	if err != nil {
 		return nil, err
 	}
-	return loadOffsetIndex(data, base, size, maxIndexBytes)
+	x, err := loadOffsetIndex(data, seg.base, seg.committed.Load(), maxIndexBytes)
+	return &segmentIndex{offset: x}, err
 }
 
-// rebuildIndex makes the index anew from the headers of the batches, up to the
-// first that is damaged: what is behind that is found by walking.
-func (p *Partition) rebuildIndex(seg *segment) (*offsetIndex, error) {
+// loadSealedIndex reads the indexes that s confirms.
+func (p *Partition) loadSealedIndex(s *seal) (*segmentIndex, error) {
+	offsets, err := p.readIndex(s.base, indexSuffix)
+	if err != nil {
+		return nil, err
+	}
+	times, err := p.readIndex(s.base, timeIndexSuffix)
+	if err != nil {
+		return nil, err
+	}
+	if xxhash.Sum64(offsets) != s.index || xxhash.Sum64(times) != s.timeIndex {
+		return nil, errors.New("indexes are not those that were sealed")
+	}
+	x, err := loadOffsetIndex(offsets, s.base, s.size, maxIndexBytes)
+	if err != nil {
+		return nil, err
+	}
+	t, err := loadTimeIndex(times, s.base, maxIndexBytes)
+	return &segmentIndex{x, t}, err
+}
+
+// loadClosed reads the indexes of what was the last segment when they were
+// written, and may have grown since.
+func (p *Partition) loadClosed(base Offset) (*segmentIndex, error) {
+	s, err := p.readSeal(base)
+	if err != nil {
+		return nil, err
+	}
+	return p.loadSealedIndex(s)
+}
+
+func (p *Partition) readIndex(base Offset, suffix string) ([]byte, error) {
+	return vfs.ReadFile(p.topic.log.fs, p.path(sideFileName(base, suffix)), maxIndexBytes)
+}
+
+// rebuildIndex makes the indexes anew from the batches, up to the first that is
+// damaged: what is behind that is found by walking. Called with loading held.
+func (p *Partition) rebuildIndex(seg *segment) (*segmentIndex, error) {
 	p.topic.counts.indexesRebuilt.Add(1)
 	p.topic.log.opts.Logger.Info("index is made anew", "topic", p.topic.name, "partition", p.index, "segment", int64(seg.base))
-	x := newOffsetIndex(seg.base, maxIndexBytes)
-	var w window
-	w.reset(seg, seg.committed.Load())
-	for pos, indexed := int64(0), int64(0); ; {
-		head, err := w.bytes(pos, batch.HeaderSize)
-		if err != nil {
-			return x, unlessDamage(err)
-		}
-		h := batch.Batch(head)
-		if !batch.Plausible(head) {
-			return x, nil
-		}
-		size, err := batch.Size(head)
-		if err != nil {
-			return x, nil
-		}
-		if pos-indexed > indexInterval {
-			if x.add(Offset(h.LastOffset()), pos) != nil {
-				return x, nil
-			}
-			indexed = pos
-		}
-		pos += int64(size)
+	sealed := seg != p.active() // for good, and its size is final
+	x, s, err := p.survey(seg)
+	if err != nil && !isDamage(err) {
+		return nil, err
 	}
+	if err == nil && sealed {
+		seg.seal.Store(s)
+		// Closing the log waits for this goroutine: nothing is written later.
+		p.topic.log.inBackground(func() { p.saveIndex(x, s) })
+	}
+	seg.index.Store(x)
+	return x, nil
 }
 
 // dropIndex forgets an index that was found to be wrong, and makes it anew.
-func (p *Partition) dropIndex(seg *segment, wrong *offsetIndex) error {
+func (p *Partition) dropIndex(seg *segment, wrong *segmentIndex) error {
 	seg.loading.Lock()
 	defer seg.loading.Unlock()
 	if seg.index.Load() != wrong {
 		return nil // somebody else has
 	}
-	x, err := p.rebuildIndex(seg)
-	if err != nil {
-		return err
-	}
-	seg.index.Store(x)
-	return nil
+	_, err := p.rebuildIndex(seg)
+	return err
 }
 
-// writeIndex writes the file of an index. Nothing depends on it but time, so
-// that an error is only logged.
-func (p *Partition) writeIndex(x *offsetIndex) {
-	name := p.path(indexName(x.base))
+// closeIndex writes the indexes of a segment that is full and flushed, and to
+// which nothing is appended any more.
+func (p *Partition) closeIndex(seg *segment) {
+	p.mu.Lock()
+	seg.addClosing()
+	x, s := seg.index.Load(), seg.sum(p.dataEnd)
+	p.mu.Unlock()
+	seg.seal.Store(nil)
+	if p.saveIndex(x, s) {
+		seg.seal.Store(s)
+	}
+}
+
+// saveActive writes the indexes of the active segment if they have something to
+// say that their files do not, and if all of it is flushed: what is lost in a
+// power cut must not be remembered. Nothing is appended any more.
+func (p *Partition) saveActive(seg *segment) {
+	p.mu.Lock()
+	x := seg.index.Load()
+	stale := x.offset.len() != seg.saved && p.damaged == nil && p.failed == nil && p.flushed >= p.dataEnd
+	var s *seal
+	if stale {
+		s = seg.sum(p.dataEnd)
+	}
+	p.mu.Unlock()
+	if stale {
+		p.saveIndex(x, s)
+	}
+}
+
+// saveIndex writes the files of x, and s, which confirms them. Nothing depends
+// on them but time, so that an error is only logged. A crash in between leaves
+// files that do not fit together.
+func (p *Partition) saveIndex(x *segmentIndex, s *seal) bool {
+	for _, f := range []struct {
+		suffix string
+		data   []byte
+	}{
+		{indexSuffix, x.offset.bytesFrom(0)},
+		{timeIndexSuffix, x.time.bytesFrom(0)},
+		{sealSuffix, s.format()},
+	} {
+		if !p.writeSideFile(s.base, f.suffix, f.data) {
+			return false
+		}
+	}
+	return true
+}
+
+func (p *Partition) writeSideFile(base Offset, suffix string, data []byte) bool {
+	name := p.path(sideFileName(base, suffix))
 	file, err := p.topic.log.fs.Create(name)
 	if err == nil {
-		_, err = file.WriteAt(x.bytesFrom(0), 0)
+		_, err = file.WriteAt(data, 0)
 		err = errors.Join(err, file.Close())
 	}
 	if err != nil {
 		p.topic.log.opts.Logger.Warn("index is not written", "file", name, "err", err)
 	}
+	return err == nil
 }
 
 // place returns where to begin looking for offset o in a segment: a batch with
 // no offset above o, and its base offset.
 func (p *Partition) place(seg *segment, w *window, o Offset) (pos int64, base Offset, err error) {
 	for range 2 {
-		x, err := p.indexOf(seg)
+		x, err := p.indexOf(seg, false)
 		if err != nil {
 			return 0, 0, err
 		}
-		at, pos, ok := x.find(o)
+		at, pos, ok := x.offset.find(o)
 		if !ok {
 			break
 		}

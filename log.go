@@ -44,6 +44,7 @@ type Log struct {
 	mapWrites bool         // the file system takes stores into allocated space
 	mappings  atomic.Int64 // extents that are mapped
 	space     *diskSpace
+	seals     sealQueue
 
 	// mu guards topics and creating.
 	mu       sync.Mutex
@@ -87,6 +88,9 @@ type tuning struct {
 	// reserveBytes is the size of the file that is given up on a full disk: what
 	// many operations of the metadata log need.
 	reserveBytes int64
+	// sealAtOnce seals a segment on the goroutine that rolls, so that operations
+	// come in one order.
+	sealAtOnce bool
 }
 
 var defaultTuning = tuning{

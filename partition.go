@@ -477,11 +477,11 @@ func (p *Partition) epochBefore(o Offset) int32 {
 func (p *Partition) closeFiles() error {
 	var errs []error
 	if segs := p.segs.Load(); segs != nil {
-		p.writeIndex(segs.active().index.Load())
 		p.mu.Lock()
 		unmapped := segs.active().mapped.unmap()
 		p.mu.Unlock()
 		p.topic.log.release(unmapped)
+		p.saveActive(segs.active())
 		for _, seg := range segs.list {
 			errs = append(errs, seg.file.Close())
 		}

@@ -206,6 +206,7 @@ type reader struct {
 	next    Offset // the record to come
 	pos     int64  // of the batch to come
 	expect  Offset // its base offset
+	since   int64  // batches with a smaller largest timestamp are passed over
 	passed  int32  // epoch of the batch before; noEpoch if that is not known
 	epoch   int32  // of the batch whose records are in records
 	at      int64  // its place
@@ -220,7 +221,7 @@ var readers = sync.Pool{New: func() any { return new(reader) }}
 
 // start goes to offset next of p.
 func (r *reader) start(p *Partition, next Offset) {
-	r.p, r.seg, r.next, r.passed = p, nil, next, noEpoch
+	r.p, r.seg, r.next, r.passed, r.since = p, nil, next, noEpoch, math.MinInt64
 }
 
 func (r *reader) release() {
@@ -299,6 +300,10 @@ func (r *reader) load() (found bool, err error) {
 		}
 		if err := b.Check(); !r.p.topic.log.fs.Check(siteReadCheck, err == nil) {
 			return false, r.damage(r.pos, r.expect, err)
+		}
+		if b.MaxTimestamp() < r.since {
+			r.pass(b)
+			continue
 		}
 		if err := r.records.Reset(b, batch.MaxInflated); err != nil {
 			return false, r.damage(r.pos, r.expect, err)

@@ -143,7 +143,7 @@ func (p *Partition) adopt(s *scan) error {
 		// Beside that one a power cut must not bring it back: its torn end would
 		// be damage there.
 		s.segments = nil
-		err := errors.Join(s.seg.file.Close(), p.topic.log.fs.Remove(p.path(logFileName(s.seg.base))))
+		err := errors.Join(s.seg.file.Close(), p.removeSegment(s.seg.base))
 		if err == nil {
 			err = p.topic.log.fs.SyncDir(siteRecoveryDir, p.dir)
 		}
@@ -160,6 +160,9 @@ func (p *Partition) adopt(s *scan) error {
 	for _, seg := range s.segments {
 		seg.committed.Store(seg.size)
 		seg.mapped.own = seg.size
+		if seg != s.seg && s.damaged == nil {
+			seg.index.Store(nil) // it has files, for when it is needed
+		}
 	}
 	p.segs.Store(&segmentSet{list: s.segments})
 	if s.known && p.flushed > s.point && p.afterGap(s) == s.end {
@@ -219,6 +222,7 @@ func (p *Partition) openSegments(s *scan) error {
 		seg.size = e.Size
 		s.segments = append(s.segments, seg)
 	}
+	p.removeOrphans(entries, s.segments)
 	for len(s.segments) > 1 && s.segments[1].base <= s.part.start {
 		if err := p.giveUpFirst(s); err != nil { // it is below the start
 			return err
@@ -296,12 +300,12 @@ func (p *Partition) resume(s *scan, w *window) error {
 	if s.seg.base >= s.point || s.whole {
 		return nil
 	}
-	x, err := p.loadIndex(s.seg.base, s.fileSize)
+	x, err := p.loadClosed(s.seg.base)
 	if err != nil {
 		p.topic.counts.indexesRebuilt.Add(1)
 		return nil // it is made anew
 	}
-	at, pos, ok := x.find(s.point)
+	at, pos, ok := x.offset.find(s.point)
 	if !ok {
 		return nil
 	}
@@ -314,7 +318,8 @@ func (p *Partition) resume(s *scan, w *window) error {
 	if err != nil {
 		return unlessDamage(err)
 	}
-	x.truncate(pos)
+	s.seg.saved = x.offset.len()
+	x.truncate(at, pos)
 	s.seg.withIndex(x)
 	s.seg.firstTimestamp = batch.Batch(head).MaxTimestamp()
 	s.seg.size, s.end, s.epoch = pos, base, noEpoch
@@ -325,7 +330,7 @@ func (p *Partition) resume(s *scan, w *window) error {
 func (p *Partition) giveUpFirst(s *scan) error {
 	first := s.segments[0]
 	s.segments = s.segments[1:]
-	return errors.Join(first.file.Close(), p.topic.log.fs.Remove(p.path(logFileName(first.base))))
+	return errors.Join(first.file.Close(), p.removeSegment(first.base))
 }
 
 // scanSegment reads a file, checks its batches and completes its index.
@@ -337,7 +342,7 @@ func (p *Partition) scanSegment(s *scan) (err error) {
 	var w window
 	w.reset(s.seg.file, s.fileSize)
 	s.pointSize = 0
-	s.seg.withIndex(newOffsetIndex(s.seg.base, maxIndexBytes))
+	s.seg.withIndex(newSegmentIndex(s.seg.base))
 	if err := p.resume(s, &w); err != nil {
 		return err
 	}
@@ -502,6 +507,9 @@ func (p *Partition) repair(s *scan) error {
 		}
 	}
 	if s.damaged == nil && s.fileSize > seg.size {
+		if s.torn {
+			p.removeStale(seg)
+		}
 		if err := seg.file.Truncate(seg.size); err != nil {
 			return err
 		}

@@ -110,7 +110,7 @@ func (p *Partition) beginAppending() error {
 		if err != nil {
 			return fmt.Errorf("create partition directory: %w", err)
 		}
-		segs = new(segmentSet).with(newSegment(end, file).withIndex(newOffsetIndex(end, maxIndexBytes)))
+		segs = new(segmentSet).with(newSegment(end, file).withIndex(newSegmentIndex(end)))
 	}
 	entry := p.entry
 	var err error
@@ -209,7 +209,7 @@ func (p *Partition) roll() error {
 	} else if err := p.unlockAndFlush(context.Background(), end); err != nil {
 		return err
 	}
-	p.writeIndex(segs.active().index.Load())
+	p.closeIndex(segs.active())
 	file, err := p.createSegment(end)
 	p.mu.Lock()
 	unmapped := segs.active().mapped.unmap()
@@ -222,7 +222,8 @@ func (p *Partition) roll() error {
 	if p.closed {
 		return file.Close() // too late: nothing will be appended
 	}
-	p.segs.Store(segs.with(newSegment(end, file).withIndex(newOffsetIndex(end, maxIndexBytes))))
+	p.segs.Store(segs.with(newSegment(end, file).withIndex(newSegmentIndex(end))))
+	p.sealLater(segs.active())
 	p.flushedSize = 0
 	p.count().rolls++
 	return nil

@@ -40,6 +40,7 @@ func TestShouldRoll(t *testing.T) {
 		now      int64
 		forever  bool
 		full     bool
+		fullTime bool
 		wantRoll bool
 	}{
 		"fits":                            {size: 9_000, first: 5000, add: b(1000, 5000, 1), now: opened},
@@ -52,14 +53,18 @@ func TestShouldRoll(t *testing.T) {
 		"no first time, clock not passed": {size: 1, first: -1, add: b(100, 1<<60, 1), now: opened + 1000},
 		"no first time, clock passed":     {size: 1, first: -1, add: b(100, 0, 1), now: opened + 1001, wantRoll: true},
 		"index full":                      {size: 1, first: 0, add: b(100, 0, 1), now: opened, full: true, wantRoll: true},
+		"time index full":                 {size: 1, first: 0, add: b(100, 0, 1), now: opened, fullTime: true, wantRoll: true},
 		"last offset within range":        {size: 1, first: 0, add: b(100, 0, 3), next: 100 + math.MaxInt32 - 2, now: opened},
 		"last offset out of range":        {size: 1, first: 0, add: b(100, 0, 3), next: 100 + math.MaxInt32 - 1, now: opened, wantRoll: true},
 	} {
 		seg := &segment{base: 100, size: c.size, firstTimestamp: c.first, made: opened}
-		x := newOffsetIndex(100, 16)
-		require.NoError(t, x.add(101, 1))
+		x := &segmentIndex{newOffsetIndex(100, 16), newTimeIndex(100, 36)}
+		require.True(t, x.add(101, 1, 1, 101))
 		if c.full {
-			require.NoError(t, x.add(102, 2))
+			require.NoError(t, x.offset.add(102, 2))
+		}
+		if c.fullTime {
+			require.NoError(t, x.time.maybeAdd(2, 102), "the last place is for the closing entry")
 		}
 		seg.withIndex(x)
 		use := *cfg

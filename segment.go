@@ -19,9 +19,11 @@ import (
 type segment struct {
 	base Offset // of its first batch, and in its name
 	file vfs.File
-	// index is nil until it is needed; loading is held while it is read or
-	// rebuilt. That of an active segment is always there.
-	index   atomic.Pointer[offsetIndex]
+	// index and seal are nil until they are needed; loading is held while they
+	// are read or made. The index of an active segment is always there, and
+	// what it has as seal means nothing.
+	index   atomic.Pointer[segmentIndex]
+	seal    atomic.Pointer[seal]
 	loading sync.Mutex
 	made    int64 // when it was made or opened, for a first batch without a timestamp
 	// committed is how many of its bytes are committed.
@@ -33,19 +35,27 @@ type segment struct {
 	size           int64 // where the next batch goes: all bytes before it are batches
 	indexed        int64 // where the batch begins that has the last index entry
 	firstTimestamp int64 // the largest of the first batch, NoTimestamp if there is none
-	mapped         mapping
+	// maxTimestamp is the largest of all batches, maxOffset the last offset of
+	// the first one that has it: NoTimestamp and base if none has one.
+	maxTimestamp int64
+	maxOffset    Offset
+	saved        int // how many entries of the offset index are in its file
+	mapped       mapping
 
 	again int64 // bytes before it may have to be written once more before they are flushed
 }
 
 func newSegment(base Offset, file vfs.File) *segment {
-	return &segment{base: base, file: file, made: time.Now().UnixMilli(), firstTimestamp: batch.NoTimestamp}
+	return &segment{
+		base: base, file: file, made: time.Now().UnixMilli(),
+		firstTimestamp: batch.NoTimestamp, maxTimestamp: batch.NoTimestamp, maxOffset: base,
+	}
 }
 
 // shouldRoll says whether b, which will begin at offset next, belongs into the
 // next segment, in Kafka's order of reasons (LogSegment.shouldRoll): the size;
 // the age, by the records' own time, and by the clock only if the segment's
-// first batch has none; the index being full; the range of offsets that it can
+// first batch has none; an index being full; the range of offsets that it can
 // say. A segment without batches takes any.
 func (s *segment) shouldRoll(b batch.Batch, next Offset, now int64, cfg *TopicConfig) bool {
 	if s.size == 0 {
@@ -65,9 +75,10 @@ func (s *segment) shouldRoll(b batch.Batch, next Offset, now int64, cfg *TopicCo
 }
 
 // withIndex gives a segment that will be appended to its index.
-func (s *segment) withIndex(x *offsetIndex) *segment {
+func (s *segment) withIndex(x *segmentIndex) *segment {
 	s.index.Store(x)
-	_, s.indexed = x.last()
+	_, s.indexed = x.offset.last()
+	s.maxTimestamp, s.maxOffset = x.time.last()
 	return s
 }
 
@@ -118,9 +129,12 @@ func (s *segment) found(b batch.Batch) {
 	if s.size == 0 {
 		s.firstTimestamp = b.MaxTimestamp()
 	}
+	if ts := b.MaxTimestamp(); ts > s.maxTimestamp {
+		s.maxTimestamp, s.maxOffset = ts, Offset(b.LastOffset())
+	}
 	if s.size-s.indexed > indexInterval {
 		// Full, it stays as it is: what follows is found by walking.
-		if s.index.Load().add(Offset(b.LastOffset()), s.size) == nil {
+		if s.index.Load().add(Offset(b.LastOffset()), s.size, s.maxTimestamp, s.maxOffset) {
 			s.indexed = s.size
 		}
 	}

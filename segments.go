@@ -48,10 +48,12 @@ const logSuffix = ".log"
 // in Kafka, so that names sort like offsets.
 func logFileName(base Offset) string { return fmt.Sprintf("%020d%s", base, logSuffix) }
 
-// parseLogFileName returns the base offset that a file's name says, and whether
-// it is such a name at all.
-func parseLogFileName(name string) (Offset, bool) {
-	digits, ok := strings.CutSuffix(name, logSuffix)
+// parseLogFileName returns the base offset that the name of a file of batches
+// says, and whether it is such a name at all.
+func parseLogFileName(name string) (Offset, bool) { return parseFileName(name, logSuffix) }
+
+func parseFileName(name, suffix string) (Offset, bool) {
+	digits, ok := strings.CutSuffix(name, suffix)
 	if !ok || len(digits) != 20 {
 		return 0, false
 	}

@@ -1,0 +1,158 @@
+package riffle
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/rifflelog/riffle/internal/batch"
+)
+
+// offsetAt returns the offset of the first committed record with a timestamp of
+// at least ts, in milliseconds; NoOffset if there is none. Kafka: ListOffsets
+// with a timestamp.
+//
+// The first segment whose largest timestamp is not smaller has it, unless a
+// batch's header says more than its records. So reading begins there, where the
+// time index says, and does not stop at its end.
+func (p *Partition) offsetAt(ctx context.Context, ts int64) (Offset, error) {
+	segs, err := p.searchable(ctx)
+	if segs == nil || err != nil {
+		return NoOffset, err
+	}
+	from, err := p.placeOfTime(segs, ts)
+	if err != nil {
+		return NoOffset, p.error("read", p.closedOr(err))
+	}
+	return p.firstSince(ctx, from, ts)
+}
+
+// offsetOfMaxTimestamp returns the offset of the first committed record with the
+// largest timestamp; NoOffset if no record has one. Kafka: ListOffsets with
+// MAX_TIMESTAMP, -3.
+//
+// Of sealed segments the largest is known. Of the active one the time index
+// knows it up to some batch, and those behind that are read.
+func (p *Partition) offsetOfMaxTimestamp(ctx context.Context) (Offset, error) {
+	segs, err := p.searchable(ctx)
+	if segs == nil || err != nil {
+		return NoOffset, err
+	}
+	largest, at, from, err := p.placeOfMax(segs)
+	if err != nil {
+		return NoOffset, p.error("read", p.closedOr(err))
+	}
+	found := NoOffset
+	err = p.searchTime(ctx, from, largest+1, func(r *reader) bool {
+		r.since = r.records.Record.Timestamp + 1 // the others are passed over
+		found = Offset(r.records.Record.Offset)
+		return true
+	})
+	if err != nil || found != NoOffset || at == NoOffset {
+		return found, err
+	}
+	return p.firstSince(ctx, at, largest)
+}
+
+// searchable returns the segments that may be searched; nil if there are none.
+func (p *Partition) searchable(ctx context.Context) (*segmentSet, error) {
+	err := p.alive(ctx)
+	segs := p.segs.Load()
+	if err == nil && segs == nil && p.damaged != nil {
+		err = fmt.Errorf("%w: %w", ErrReadOnly, p.damaged)
+	}
+	if err != nil {
+		return nil, p.error("read", err)
+	}
+	return segs, nil
+}
+
+// placeOfTime returns an offset in the batch from which to look for ts, or in
+// one before it.
+func (p *Partition) placeOfTime(segs *segmentSet, ts int64) (Offset, error) {
+	i := 0
+	for ; i < len(segs.list)-1; i++ {
+		s, err := p.sealOf(segs.list[i])
+		if err != nil {
+			return 0, err
+		}
+		if s == nil || s.maxTimestamp >= ts {
+			break // of a damaged one it is not known
+		}
+	}
+	x, err := p.indexOf(segs.list[i], true)
+	if err != nil {
+		return 0, err
+	}
+	at, _ := x.time.find(ts)
+	return at, nil
+}
+
+// placeOfMax returns the largest timestamp of the segments that are known, and
+// an offset in the first batch that has it, NoOffset if none has one; and from
+// where on there may be larger ones.
+func (p *Partition) placeOfMax(segs *segmentSet) (largest int64, at, from Offset, err error) {
+	largest, at = batch.NoTimestamp, NoOffset
+	active := segs.active()
+	for _, seg := range segs.list {
+		if seg == active {
+			break
+		}
+		s, err := p.sealOf(seg)
+		if s == nil || err != nil {
+			return largest, at, seg.base, err // reading says what is wrong with it
+		}
+		if s.maxTimestamp > largest {
+			largest, at = s.maxTimestamp, s.maxOffset
+		}
+	}
+	x, err := p.indexOf(active, true)
+	if err != nil {
+		return 0, 0, 0, err
+	}
+	if _, from = x.time.last(); from >= Offset(p.highWatermark.Load()) {
+		from = active.base
+	}
+	return largest, at, from, nil
+}
+
+// firstSince returns the offset of the first committed record of at least ts in
+// the batch of offset from or behind it; NoOffset if there is none.
+func (p *Partition) firstSince(ctx context.Context, from Offset, ts int64) (Offset, error) {
+	found := NoOffset
+	err := p.searchTime(ctx, from, ts, func(r *reader) bool {
+		found = Offset(r.records.Record.Offset)
+		return false
+	})
+	return found, err
+}
+
+// searchTime calls body for the committed records with timestamps of at least
+// r.since, ts at first, in the batch of offset from and behind it, until it
+// returns false.
+func (p *Partition) searchTime(ctx context.Context, from Offset, ts int64, body func(*reader) bool) error {
+	r := readers.Get().(*reader)
+	defer r.release()
+	r.start(p, from)
+	r.since = ts
+	for {
+		if err := p.alive(ctx); err != nil {
+			return p.error("read", err)
+		}
+		found, err := r.load()
+		if err != nil {
+			return p.error("read", p.closedOr(err))
+		}
+		if !found {
+			return nil
+		}
+		for r.records.Next() {
+			if r.records.Record.Timestamp >= r.since && !body(r) {
+				return nil
+			}
+		}
+		if err := r.records.Err(); err != nil {
+			return p.error("read", r.damage(r.at, r.base, err))
+		}
+		r.next = r.expect
+	}
+}
