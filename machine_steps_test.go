@@ -21,7 +21,7 @@ func newMachine(t *rapid.T, skip vfs.Site) *machine {
 	m := &machine{
 		skip:        skip,
 		bootUnknown: rapid.IntRange(0, 9).Draw(t, "boot") == 9,
-		tuning:      tuning{ceilingStep: Offset(rapid.IntRange(2, 12).Draw(t, "ceiling step")), boundsDelay: Forever, reserveBytes: 4096},
+		tuning:      tuning{ceilingStep: Offset(rapid.IntRange(2, 12).Draw(t, "ceiling step")), boundsDelay: Forever, reserveBytes: 4096, sealAtOnce: true},
 	}
 	policies := []FlushPolicy{FlushBeforeAck, FlushAsync}
 	for i, flush := range append(policies, rapid.SampledFrom(policies).Draw(t, "flush")) {
