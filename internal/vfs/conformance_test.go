@@ -379,6 +379,7 @@ func TestMappingIsTheFile(t *testing.T) {
 		f, m := mapped(t, fsys, filepath.Join(dir, "f"), 3*vfs.PageSize, 2*vfs.PageSize)
 		require.Equal(t, 2*vfs.PageSize, m.Len())
 		require.NoError(t, m.Prefault(100, vfs.PageSize))
+		require.NoError(t, m.Detach(100, vfs.PageSize))
 		_, err := m.WriteAt([]byte("mapped"), 4093)
 		require.NoError(t, err)
 		got := make([]byte, 6)
@@ -408,6 +409,7 @@ func TestMappingIsTheFile(t *testing.T) {
 		requireClass(t, fs.ErrInvalid, err, "load outside")
 		requireClass(t, fs.ErrInvalid, m.Store(4, 0), "store unaligned")
 		requireClass(t, fs.ErrInvalid, m.Prefault(m.Len(), 1), "prefault outside")
+		requireClass(t, fs.ErrInvalid, m.Detach(m.Len(), 1), "detach outside")
 
 		ro, err := f.Map(vfs.PageSize, 100, false)
 		require.NoError(t, err)

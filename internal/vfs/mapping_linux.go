@@ -90,6 +90,22 @@ func (m *mapping) Prefault(off, n int) error {
 	return noSpace(pathError("prefault", m.name, err))
 }
 
+func (m *mapping) Detach(off, n int) error {
+	if !m.holds(int64(off), n) {
+		return pathError("detach", m.name, fs.ErrInvalid)
+	}
+	// Whole pages: what is beside them may be in use.
+	page := os.Getpagesize()
+	from, to := (off+page-1)/page*page, (off+n)/page*page
+	if from >= to {
+		return nil
+	}
+	if err := retry(func() error { return unix.Madvise(m.mem[from:to], unix.MADV_DONTNEED) }); err != nil {
+		return pathError("detach", m.name, err)
+	}
+	return nil
+}
+
 func (m *mapping) Unmap() error {
 	mem := m.mem
 	m.mem = nil

@@ -159,6 +159,11 @@ type Mapping interface {
 	// the next write into them does not wait for a page fault. Where the
 	// platform cannot, it does nothing.
 	Prefault(off, n int) error
+	// Detach makes the pages of [off, off+n) absent, all at once: the next access
+	// brings each back, with what was stored. Flushing pages that are present
+	// interrupts, for each, every processor that runs the program; of absent ones
+	// it does not. Where the platform cannot, it does nothing.
+	Detach(off, n int) error
 	// Unmap gives the memory back. No other call may be running or follow.
 	Unmap() error
 }

@@ -53,6 +53,7 @@ const (
 	MapRead   Kind = "mapread"  // also Load
 	MapWrite  Kind = "mapwrite" // also Store
 	Prefault  Kind = "prefault"
+	Detach    Kind = "detach"
 	Unmap     Kind = "unmap"
 )
 
@@ -62,7 +63,7 @@ type Op struct {
 	Kind Kind
 	Name string   // of the file or directory, as the caller gave it
 	Site vfs.Site // of Sync, SyncDir, Zero and Check
-	Off  int64    // in the file or, for MapRead, MapWrite and Prefault, in the mapping; Truncate's size
+	Off  int64    // in the file or, for MapRead, MapWrite, Prefault and Detach, in the mapping; Truncate's size
 	Len  int64    // bytes
 }
 

@@ -51,6 +51,7 @@ func TestEveryCallIsAnOperation(t *testing.T) {
 		{Kind: errfs.MapRead, Name: "/f", Len: 8},
 		{Kind: errfs.MapWrite, Name: "/f", Len: 8},
 		{Kind: errfs.Prefault, Name: "/f", Len: 8},
+		{Kind: errfs.Detach, Name: "/f", Len: 8},
 		{Kind: errfs.Unmap, Name: "/f", Len: 8},
 		{Kind: errfs.Close, Name: "/f"},
 		{Kind: errfs.Open, Name: "/no"},
@@ -91,6 +92,7 @@ func callAll(e *errfs.FS) {
 	_, _ = m.Load(0)
 	_ = m.Store(0, 1)
 	_ = m.Prefault(0, 8)
+	_ = m.Detach(0, 8)
 	_ = m.Unmap()
 	_ = f.Close()
 	_, _ = e.Open("/no")

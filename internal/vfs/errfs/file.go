@@ -148,6 +148,13 @@ func (m *mapping) Prefault(off, n int) error {
 	return m.inner.Prefault(off, n)
 }
 
+func (m *mapping) Detach(off, n int) error {
+	if err := m.begin(Detach, int64(off), n); err != nil {
+		return err
+	}
+	return m.inner.Detach(off, n)
+}
+
 func (m *mapping) Unmap() error {
 	return first(m.begin(Unmap, 0, m.inner.Len()), m.inner.Unmap())
 }

@@ -201,6 +201,14 @@ func (p *mapping) Prefault(off, n int) error {
 	return nil
 }
 
+// Detach does nothing: pages are always present.
+func (p *mapping) Detach(off, n int) error {
+	if !p.holds(int64(off), n) {
+		return pathError("detach", p.name, fs.ErrInvalid)
+	}
+	return nil
+}
+
 func (p *mapping) Unmap() error {
 	if p.n == 0 {
 		return pathError("unmap", p.name, fs.ErrClosed)
