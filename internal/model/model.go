@@ -80,6 +80,9 @@ func (p *Partition) Records(lo, hi int64) []Record {
 // first is no other batch's. Offsets and epochs are ignored.
 func (p *Partition) Append(records []Record) *Batch {
 	b := &Batch{records: slices.Clone(records), base: unknown, least: p.least}
+	if !p.tried && len(p.batches) == 0 {
+		p.crashed, p.cut = false, false // that was before it was made
+	}
 	p.pending = append(p.pending, b)
 	p.tried = true
 	return b
