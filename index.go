@@ -147,7 +147,7 @@ func (p *Partition) rebuildIndex(seg *segment) (*segmentIndex, error) {
 	p.topic.counts.indexesRebuilt.Add(1)
 	p.topic.log.opts.Logger.Info("index is made anew", "topic", p.topic.name, "partition", p.index, "segment", int64(seg.base))
 	sealed := seg != p.active() // for good, and its size is final
-	x, s, err := p.survey(seg)
+	x, s, err := p.survey(seg, nil)
 	if err != nil && !isDamage(err) {
 		return nil, err
 	}

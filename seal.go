@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"sync"
+	"time"
 
 	"github.com/cespare/xxhash/v2"
 
@@ -105,8 +106,8 @@ func (s *segment) sum(next Offset) *seal {
 // survey reads all committed bytes of a segment and checks them. It returns the
 // indexes and the seal that it should have. At damage, which is its error, the
 // indexes know what comes before, and there is no seal. It ends when the log
-// closes.
-func (p *Partition) survey(seg *segment) (*segmentIndex, *seal, error) {
+// closes. A pace that is not nil holds it back.
+func (p *Partition) survey(seg *segment, pace *pacer) (*segmentIndex, *seal, error) {
 	x := newSegmentIndex(seg.base)
 	found := newSegment(seg.base, nil).withIndex(x)
 	next, epoch := seg.base, p.epochBefore(seg.base)
@@ -133,6 +134,7 @@ func (p *Partition) survey(seg *segment) (*segmentIndex, *seal, error) {
 			return x, nil, fmt.Errorf("byte %d: %w", found.size, err)
 		}
 		_, _ = hash.Write(b) // never fails
+		pace.took(len(b), p.topic.log.closing)
 		found.found(b)
 		next, epoch = Offset(b.NextOffset()), b.LeaderEpoch()
 	}
@@ -140,6 +142,34 @@ func (p *Partition) survey(seg *segment) (*segmentIndex, *seal, error) {
 	s := found.sum(next)
 	s.log = hash.Sum64()
 	return x, s, nil
+}
+
+// pacer holds work in the background back to a tenth of a processor, so that it
+// takes little from what it follows: sealing reads all that was appended.
+type pacer struct {
+	began time.Time // when the present piece was begun
+	bytes int       // of it
+}
+
+// pacedPiece is how much is done between two rests.
+const pacedPiece = 1 << 20
+
+// took notes that n bytes are done, and rests after each piece, nine times as
+// long as it took, but not once stop is closed.
+func (c *pacer) took(n int, stop <-chan struct{}) {
+	if c == nil {
+		return
+	}
+	if c.bytes += n; c.bytes < pacedPiece {
+		return
+	}
+	rest := time.NewTimer(min(9*time.Since(c.began), time.Second))
+	defer rest.Stop()
+	select {
+	case <-rest.C:
+	case <-stop:
+	}
+	c.began, c.bytes = time.Now(), 0
 }
 
 // addClosing gives the time index its last entry: the largest timestamp of all.
@@ -235,12 +265,16 @@ func (q *sealQueue) next() (sealTask, bool) {
 }
 
 func (l *Log) sealAll() {
+	var pace *pacer
+	if !l.sealAtOnce {
+		pace = &pacer{began: time.Now()}
+	}
 	for {
 		t, ok := l.seals.next()
 		if !ok {
 			return
 		}
-		if err := t.p.seal(t.seg); err != nil && !l.isClosing() {
+		if err := t.p.seal(t.seg, pace); err != nil && !l.isClosing() {
 			l.opts.Logger.Warn("segment is not sealed", "file", t.seg.file.Name(), "err", err)
 		}
 	}
@@ -258,13 +292,13 @@ func (l *Log) inBackground(f func()) {
 
 // seal reads all of a segment that is not active, and writes its seal. From then
 // on its indexes take no memory until they are needed.
-func (p *Partition) seal(seg *segment) error {
-	seg.loading.Lock()
-	defer seg.loading.Unlock()
-	x, s, err := p.survey(seg)
+func (p *Partition) seal(seg *segment, pace *pacer) error {
+	x, s, err := p.survey(seg, pace)
 	if err != nil {
 		return err
 	}
+	seg.loading.Lock()
+	defer seg.loading.Unlock()
 	known := seg.seal.Load() // that of files which were written
 	written := known != nil && known.index == s.index && known.timeIndex == s.timeIndex &&
 		p.writeSideFile(s.base, sealSuffix, s.format()) || p.saveIndex(x, s)
@@ -284,7 +318,7 @@ func (p *Partition) checkSealed(seg *segment) error {
 		return err
 	}
 	if s == nil || s.log == 0 {
-		err = p.seal(seg)
+		err = p.seal(seg, nil)
 	} else {
 		err = p.checkHash(seg, s)
 	}

@@ -138,7 +138,7 @@ func TestRolledSegmentsAreSealed(t *testing.T) {
 			require.Nil(t, seg.index.Load())
 			s, err := parseSeal([]byte(files[sideFileName(seg.base, sealSuffix)]))
 			require.NoError(t, err)
-			_, want, err := l.p.survey(seg)
+			_, want, err := l.p.survey(seg, nil)
 			require.NoError(t, err)
 			require.Equal(t, want, s)
 			require.NotZero(t, s.log)
