@@ -30,9 +30,11 @@ const (
 	// in such pieces too: the kernel lets nobody else fault meanwhile.
 	minExtent = vfs.PageSize
 	maxExtent = 8 << 20
-	// So many bytes are touched ahead: few at first, twice as many each time.
+	// So many bytes are touched ahead: few at first and after each FlushInterval,
+	// twice as many each time. At full speed the most are used up while a flush of
+	// flushAt bytes holds up the touching of more.
 	minTouch = 64 << 10
-	maxTouch = 1 << 20
+	maxTouch = 2 << 20
 	// maxMappings is how many extents a log may have mapped. Kafka maps only its
 	// indexes; the kernel's default limit is 65,530 for the whole process.
 	maxMappings = 4096
@@ -102,12 +104,16 @@ type mapping struct {
 	// touched ends the pages that are allocated, mapped and present; at or before
 	// the segment's size there are none.
 	touched int64
-	step    int64         // how much to touch next
-	next    int64         // the size at which to touch more
-	growing chan struct{} // closed when the touching that is under way has ended; nil if none is
-	grown   bool          // the file may be longer than the segment
-	fixed   bool          // nothing more is mapped, since nothing more is appended
-	cuts    int           // counts how often all was unmapped
+	step    int64 // how much to touch ahead
+	next    int64 // the size at which to touch more
+	// Closed when the task that is under way has ended; nil if none is. They are
+	// two because allocating waits for a flush that is running, and touching for
+	// less.
+	touching, extending chan struct{}
+
+	grown bool // the file may be longer than the segment
+	fixed bool // nothing more is mapped, since nothing more is appended
+	cuts  int  // counts how often all was unmapped
 }
 
 // load returns what is mapped.
@@ -174,81 +180,126 @@ func (l *Log) release(list extents) {
 // mapsFor says whether an append of n bytes should first map the active segment.
 // Called under mu.
 func (p *Partition) mapsFor(n int) bool {
-	seg := p.active()
+	m := &p.active().mapped
 	return p.topic.log.mapWrites && n <= maxMappedWrite && p.topic.config().Flush == FlushAsync &&
-		seg.mapped.list.Load() == nil && seg.mapped.growing == nil &&
-		p.unflushed() >= p.topic.log.mapAfter && seg.size >= seg.mapped.next
+		m.list.Load() == nil && m.extending == nil && !m.fixed &&
+		p.unflushed() >= p.topic.log.mapAfter && p.active().size >= m.next
 }
 
-// growSoon touches more pages in the background when few are left. Called under
-// mu, after an append.
-func (p *Partition) growSoon() {
-	seg := p.active()
-	if seg.size < seg.mapped.next || seg.mapped.growing != nil || seg.mapped.list.Load() == nil {
-		return
-	}
-	done := make(chan struct{})
-	seg.mapped.growing = done
-	if !p.topic.log.start(func() { p.grow(seg, done) }) {
-		seg.mapped.growing = nil
-	}
-}
-
-// growFirst maps the active segment, as a change while which nothing is
-// appended.
-func (p *Partition) growFirst() error {
+// mapFirst maps the active segment, as a change while which nothing is appended.
+func (p *Partition) mapFirst() error {
 	p.mu.Lock()
 	seg, done := p.active(), make(chan struct{})
-	if seg.mapped.growing != nil {
+	if seg.mapped.extending != nil || seg.mapped.touching != nil {
 		p.mu.Unlock()
 		return nil
 	}
-	seg.mapped.growing = done
+	seg.mapped.extending = done
 	p.mu.Unlock()
-	p.grow(seg, done)
+	p.extend(seg, done)
+
+	p.mu.Lock()
+	done = make(chan struct{})
+	seg.mapped.touching = done
+	p.mu.Unlock()
+	p.touch(seg, done)
 	return nil
 }
 
-// grow sets more space behind the end of seg aside, maps it, and touches its
-// pages. If it cannot, appends write for a while.
-func (p *Partition) grow(seg *segment, done chan struct{}) {
+// growSoon touches more pages in the background when a quarter of those ahead
+// is used. Called under mu, after an append.
+func (p *Partition) growSoon() {
+	seg := p.active()
+	m := &seg.mapped
+	if seg.size < m.next || m.touching != nil || m.list.Load() == nil {
+		return
+	}
+	done := make(chan struct{})
+	m.touching = done
+	if !p.topic.log.start(func() { p.touch(seg, done) }) {
+		m.touching = nil
+	}
+}
+
+// touch makes pages behind the end present. If they are not when an append needs
+// them, it writes.
+func (p *Partition) touch(seg *segment, done chan struct{}) {
+	m := &seg.mapped
 	p.mu.Lock()
-	size, touched, cuts, list := seg.size, seg.mapped.touched, seg.mapped.cuts, seg.mapped.load()
-	step := min(max(p.topic.log.minTouch, seg.mapped.step), maxTouch)
-	seg.mapped.grown = true
+	size, touched, cuts, list := seg.size, m.touched, m.cuts, m.load()
+	step := min(max(p.topic.log.minTouch, m.step), maxTouch)
 	p.mu.Unlock()
 
-	from, x := max(size, touched), (*extent)(nil)
-	fresh := from >= list.end()
-	if fresh {
-		x = p.mapExtent(seg, from)
-	} else {
-		x = list[len(list)-1]
-	}
-	var err error
-	to := from
-	if x != nil {
-		to = min(from+step, x.end())
-		err = x.Prefault(int(from-x.off), int(to-from))
-	}
+	to := min(size+step, list.end())
+	ok := list.touch(max(size, touched), to)
 
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	close(done)
-	seg.mapped.growing = nil
-	if x == nil || err != nil || seg.mapped.cuts != cuts || seg.mapped.fixed {
-		seg.mapped.next = seg.size + step
-		if fresh && x != nil {
-			x.unpin()
-		}
+	m.touching = nil
+	if m.cuts != cuts || m.fixed {
 		return
 	}
-	if fresh {
-		more := append(append(make(extents, 0, len(list)+1), list...), x)
-		seg.mapped.list.Store(&more)
+	if ok {
+		m.touched = max(m.touched, to)
 	}
-	seg.mapped.touched, seg.mapped.step = to, 2*step
-	seg.mapped.next = to - step/2
+	m.step, m.next = 2*step, max(size+step/4, seg.size)
+	if list.end()-to < step && m.extending == nil {
+		done := make(chan struct{})
+		m.extending = done
+		if !p.topic.log.start(func() { p.extend(seg, done) }) {
+			m.extending = nil
+		}
+	}
+}
+
+// touch makes the pages of [from, to) present, as far as they are mapped.
+func (list extents) touch(from, to int64) bool {
+	ok := true
+	for _, x := range list {
+		lo, hi := max(from, x.off), min(to, x.end())
+		if lo < hi && x.pin() {
+			ok = x.Prefault(int(lo-x.off), int(hi-lo)) == nil && ok
+			x.unpin()
+		}
+	}
+	return ok
+}
+
+// detach makes the pages of [from, to) absent, as far as they are mapped.
+func (list extents) detach(from, to int64) {
+	for _, x := range list {
+		lo, hi := max(from, x.off), min(to, x.end())
+		if lo < hi && x.pin() {
+			_ = x.Detach(int(lo-x.off), int(hi-lo))
+			x.unpin()
+		}
+	}
+}
+
+// extend sets the space behind what is mapped aside, and maps it too.
+func (p *Partition) extend(seg *segment, done chan struct{}) {
+	m := &seg.mapped
+	p.mu.Lock()
+	size, cuts, list := seg.size, m.cuts, m.load()
+	m.grown = true
+	p.mu.Unlock()
+
+	x := p.mapExtent(seg, max(size, list.end()))
+
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	close(done)
+	m.extending = nil
+	switch {
+	case x == nil:
+		m.next = seg.size + max(p.topic.log.minTouch, m.step)
+	case m.cuts != cuts || m.fixed:
+		x.unpin()
+	default:
+		more := append(append(make(extents, 0, len(list)+1), list...), x)
+		m.list.Store(&more)
+	}
 }
 
 // mapExtent allocates and maps the extent that byte pos is in. It returns nil if
@@ -272,29 +323,21 @@ func (p *Partition) mapExtent(seg *segment, pos int64) *extent {
 	return nil
 }
 
-// retouch makes the pages behind the end writable again, which a flush has made
-// read-only.
-func (seg *segment) retouch(size, touched int64) {
-	for _, x := range seg.mapped.load() {
-		from, to := max(size, x.off), min(touched, x.end())
-		if from < to && x.pin() {
-			_ = x.Prefault(int(from-x.off), int(to-from)) // else stores fault
-			x.unpin()
-		}
-	}
-}
-
 // fix ends the growing of the active segment, to which nothing is appended any
 // more, and cuts the space behind its end; the next flush covers that. Called
 // without a lock.
 func (p *Partition) fix(seg *segment) error {
 	p.mu.Lock()
 	seg.mapped.fixed, seg.mapped.touched = true, 0
-	growing, grown, size := seg.mapped.growing, seg.mapped.grown, seg.size
+	tasks := []chan struct{}{seg.mapped.touching, seg.mapped.extending}
+	grown, size := seg.mapped.grown, seg.size
 	p.mu.Unlock()
-	if growing != nil {
+	for _, task := range tasks {
+		if task == nil {
+			continue
+		}
 		select {
-		case <-growing:
+		case <-task:
 		case <-p.topic.log.broken:
 		}
 	}

@@ -132,14 +132,14 @@ func TestIdlePartitionIsUnmapped(t *testing.T) {
 		disk := memfs.New()
 		l, p := mappedPart(t, disk, TopicConfig{FlushInterval: time.Second})
 		appendValues(t, p, 0, 100)
-		require.Equal(t, 2, disk.Mappings())
+		require.Greater(t, disk.Mappings(), 1)
 		time.Sleep(1500 * time.Millisecond) //lint:sleep the clock is synctest's
-		require.Equal(t, 2, disk.Mappings())
+		require.Greater(t, disk.Mappings(), 1)
 		time.Sleep(time.Second) //lint:sleep the clock is synctest's
 		require.Equal(t, 1, disk.Mappings())
 		require.Equal(t, wantValues(0, 100), readValues(t, p, Earliest))
 		appendValues(t, p, 100, 200)
-		require.Equal(t, 2, disk.Mappings())
+		require.Greater(t, disk.Mappings(), 1)
 		require.NoError(t, l.Close())
 		require.Zero(t, disk.Mappings())
 	})
@@ -157,7 +157,7 @@ func TestSpareSpaceIsCut(t *testing.T) {
 		appendValues(t, p, int(p.Bounds().End), int(p.Bounds().End)+1)
 	}
 	l.tasks.Wait()
-	require.Equal(t, 2, disk.Mappings())
+	require.Len(t, p.active().mapped.load(), disk.Mappings()-1) // and bounds
 	entry, err := disk.Stat(first.file.Name())
 	require.NoError(t, err)
 	require.Equal(t, first.size, entry.Size)

@@ -112,8 +112,9 @@ func (p *Partition) flush(round *flushRound) {
 
 	began := time.Now()
 	if needed {
+		seg.mapped.load().detach(from, size) // or the flush interrupts everybody for each page
 		err = p.flushAgain(seg, from)
-		seg.retouch(size, touched)
+		seg.mapped.load().touch(size, touched) // the flush has made them read-only
 	}
 	took := time.Since(began)
 
@@ -182,6 +183,7 @@ func (p *Partition) flushOnTime() {
 	case p.closed || p.failed != nil:
 	case p.flushed < p.dataEnd:
 		p.flushInBackground()
+		mapped.step = 0
 		if mapped.list.Load() != nil {
 			p.flushAfter(p.topic.config().FlushInterval) // to see whether it has become idle
 		}

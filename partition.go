@@ -290,7 +290,7 @@ func (p *Partition) lockWithRoom(ctx context.Context, b batch.Batch, now int64) 
 		case end+Offset(b.Count()) > p.ceiling:
 			change = func() error { return p.raiseCeiling(end + Offset(b.Count())) }
 		case p.mapsFor(len(b)):
-			change = p.growFirst
+			change = p.mapFirst
 		case p.unflushed() == 0 || p.unflushed()+int64(len(b)) <= maxUnflushed:
 			return nil
 		default:

@@ -298,22 +298,30 @@ func (r *reader) load() (found bool, err error) {
 			r.pass(b)
 			continue
 		}
-		if err := b.Check(); !r.p.topic.log.fs.Check(siteReadCheck, err == nil) {
-			return false, r.damage(r.pos, r.expect, err)
+		if found, err = r.take(b); found || err != nil {
+			return found, err
 		}
-		if b.MaxTimestamp() < r.since {
-			r.pass(b)
-			continue
-		}
-		if err := r.records.Reset(b, batch.MaxInflated); err != nil {
-			return false, r.damage(r.pos, r.expect, err)
-		}
-		r.at, r.base, r.epoch = r.pos, Offset(b.BaseOffset()), b.LeaderEpoch()
-		r.pass(b)
-		r.batches, r.bytes = r.batches+1, r.bytes+int64(len(b))
-		return true, nil
 	}
 	return false, nil
+}
+
+// take makes b, whose header is right, the batch to be read, unless it is too
+// old, and goes behind it.
+func (r *reader) take(b batch.Batch) (found bool, err error) {
+	if err := b.Check(); !r.p.topic.log.fs.Check(siteReadCheck, err == nil) {
+		return false, r.damage(r.pos, r.expect, err)
+	}
+	if b.MaxTimestamp() < r.since {
+		r.pass(b)
+		return false, nil
+	}
+	if err := r.records.Reset(b, batch.MaxInflated); err != nil {
+		return false, r.damage(r.pos, r.expect, err)
+	}
+	r.at, r.base, r.epoch = r.pos, Offset(b.BaseOffset()), b.LeaderEpoch()
+	r.pass(b)
+	r.batches, r.bytes = r.batches+1, r.bytes+int64(len(b))
+	return true, nil
 }
 
 // behindZeros returns the segment that follows if there is no batch because of
