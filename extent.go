@@ -43,7 +43,8 @@ const (
 // extent is a mapped part of a segment's file.
 type extent struct {
 	vfs.Mapping
-	off  int64        // in the file
+	off  int64        // where it begins in the file
+	end  int64        // where it ends
 	log  *Log         // whose mappings it counts for
 	pins atomic.Int32 // the segment's own, and one for each copy out that is under way; 0 for good
 }
@@ -66,8 +67,6 @@ func (x *extent) unpin() {
 	}
 }
 
-func (x *extent) end() int64 { return x.off + int64(x.Len()) }
-
 // extents are the mapped parts of a segment in their order. They do not change:
 // to map one more is to replace them.
 type extents []*extent
@@ -77,7 +76,7 @@ type extents []*extent
 func (list extents) find(off int64, n int) *extent {
 	for i := len(list) - 1; i >= 0; i-- {
 		if x := list[i]; off >= x.off {
-			if off+int64(n) <= x.end() {
+			if off+int64(n) <= x.end {
 				return x
 			}
 			return nil
@@ -91,7 +90,7 @@ func (list extents) end() int64 {
 	if len(list) == 0 {
 		return 0
 	}
-	return list[len(list)-1].end()
+	return list[len(list)-1].end
 }
 
 // mapping is what a segment that is appended to has mapped. Guarded by the
@@ -257,7 +256,7 @@ func (p *Partition) touch(seg *segment, done chan struct{}) {
 func (list extents) touch(from, to int64) bool {
 	ok := true
 	for _, x := range list {
-		lo, hi := max(from, x.off), min(to, x.end())
+		lo, hi := max(from, x.off), min(to, x.end)
 		if lo < hi && x.pin() {
 			ok = x.Prefault(int(lo-x.off), int(hi-lo)) == nil && ok
 			x.unpin()
@@ -269,7 +268,7 @@ func (list extents) touch(from, to int64) bool {
 // detach makes the pages of [from, to) absent, as far as they are mapped.
 func (list extents) detach(from, to int64) {
 	for _, x := range list {
-		lo, hi := max(from, x.off), min(to, x.end())
+		lo, hi := max(from, x.off), min(to, x.end)
 		if lo < hi && x.pin() {
 			_ = x.Detach(int(lo-x.off), int(hi-lo))
 			x.unpin()
@@ -314,7 +313,7 @@ func (p *Partition) mapExtent(seg *segment, pos int64) *extent {
 	}
 	if l.mappings.Add(1) <= maxMappings && l.space.admit(n, time.Now().UnixMilli()) == nil && seg.file.Allocate(off, n) == nil {
 		if m, err := seg.file.Map(off, int(n), true); err == nil {
-			x := &extent{Mapping: m, off: off, log: l}
+			x := &extent{Mapping: m, off: off, end: off + n, log: l}
 			x.pins.Store(1)
 			return x
 		}
