@@ -35,6 +35,8 @@ const (
 	// flushAt bytes holds up the touching of more.
 	minTouch = 64 << 10
 	maxTouch = 2 << 20
+	// touchPiece is how much of it at a time.
+	touchPiece = 256 << 10
 	// maxMappings is how many extents a log may have mapped. Kafka maps only its
 	// indexes; the kernel's default limit is 65,530 for the whole process.
 	maxMappings = 4096
@@ -220,30 +222,36 @@ func (p *Partition) growSoon() {
 	}
 }
 
-// touch makes pages behind the end present. If they are not when an append needs
-// them, it writes.
+// touch makes pages behind the end present, piece by piece. If they are not when
+// an append needs them, it writes.
 func (p *Partition) touch(seg *segment, done chan struct{}) {
 	m := &seg.mapped
 	p.mu.Lock()
-	size, touched, cuts, list := seg.size, m.touched, m.cuts, m.load()
-	step := min(max(p.topic.log.minTouch, m.step), maxTouch)
-	p.mu.Unlock()
-
-	to := min(size+step, list.end())
-	ok := list.touch(max(size, touched), to)
-
-	p.mu.Lock()
 	defer p.mu.Unlock()
+	cuts, step := m.cuts, min(max(p.topic.log.minTouch, m.step), maxTouch)
+	for m.cuts == cuts && !m.fixed {
+		list, from := m.load(), max(seg.size, m.touched)
+		to := min(from+touchPiece, seg.size+step, list.end())
+		if from >= to {
+			break
+		}
+		p.mu.Unlock()
+		ok := list.touch(from, to)
+		p.mu.Lock()
+		if !ok {
+			break
+		}
+		if m.cuts == cuts && !m.fixed {
+			m.touched = to
+		}
+	}
 	close(done)
 	m.touching = nil
 	if m.cuts != cuts || m.fixed {
 		return
 	}
-	if ok {
-		m.touched = max(m.touched, to)
-	}
-	m.step, m.next = 2*step, max(size+step/4, seg.size)
-	if list.end()-to < step && m.extending == nil {
+	m.step, m.next = 2*step, seg.size+step/4
+	if m.load().end()-seg.size < 2*step && m.extending == nil {
 		done := make(chan struct{})
 		m.extending = done
 		if !p.topic.log.start(func() { p.extend(seg, done) }) {
