@@ -361,6 +361,9 @@ func BenchmarkOpen(b *testing.B) {
 		for p := range l.partitions() {
 			p.refuse()
 		}
+		l.taskMu.Lock()
+		l.stopped = true
+		l.taskMu.Unlock()
 		l.tasks.Wait()
 		require.NoError(b, kill(l))
 	}
