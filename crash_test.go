@@ -106,8 +106,10 @@ const crashDir = "/parent/data"
 // openCrashed opens a log that has to raise its ceiling often, maps files at once,
 // and flushes bounds only where something depends on it. What opening does in the
 // background is done when it returns.
-func openCrashed(fsys vfs.FS) (*Log, error) {
-	l, err := openTuned(fsys, crashDir, nil, tuning{ceilingStep: 3, boundsDelay: Forever, minTouch: 8 << 10, reserveBytes: 4096, sealAtOnce: true})
+func openCrashed(fsys vfs.FS) (*Log, error) { return openCrashedWith(fsys, nil) }
+
+func openCrashedWith(fsys vfs.FS, opts *Options) (*Log, error) {
+	l, err := openTuned(fsys, crashDir, opts, tuning{ceilingStep: 3, boundsDelay: Forever, minTouch: 8 << 10, reserveBytes: 4096, sealAtOnce: true})
 	if err == nil {
 		l.tasks.Wait()
 	}

@@ -68,7 +68,7 @@ var (
 // PartitionError says which operation failed on which partition. It unwraps to
 // the reason.
 type PartitionError struct {
-	Op        string // "append", "read", "open" or "close"
+	Op        string // what was to be done: "append", "read", "open", "close"
 	Topic     string // its name
 	Partition int    // from 0
 	Err       error  // the reason

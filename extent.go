@@ -168,13 +168,15 @@ func (m *mapping) unmap() extents {
 
 // release unmaps in the background. Called without a lock.
 func (l *Log) release(list extents) {
-	unmap := func() {
-		for _, x := range list {
-			x.unpin()
-		}
+	if len(list) > 0 && !l.start(list.unpin) {
+		list.unpin()
 	}
-	if len(list) > 0 && !l.start(unmap) {
-		unmap()
+}
+
+// unpin gives the segment's own pins back.
+func (list extents) unpin() {
+	for _, x := range list {
+		x.unpin()
 	}
 }
 
@@ -334,20 +336,7 @@ func (p *Partition) mapExtent(seg *segment, pos int64) *extent {
 // more, and cuts the space behind its end; the next flush covers that. Called
 // without a lock.
 func (p *Partition) fix(seg *segment) error {
-	p.mu.Lock()
-	seg.mapped.fixed, seg.mapped.touched = true, 0
-	tasks := []chan struct{}{seg.mapped.touching, seg.mapped.extending}
-	grown, size := seg.mapped.grown, seg.size
-	p.mu.Unlock()
-	for _, task := range tasks {
-		if task == nil {
-			continue
-		}
-		select {
-		case <-task:
-		case <-p.topic.log.broken:
-		}
-	}
+	size, grown := p.endGrowing(seg)
 	if !grown {
 		return nil
 	}
@@ -359,4 +348,24 @@ func (p *Partition) fix(seg *segment) error {
 		err = seg.file.Truncate(size)
 	}
 	return err
+}
+
+// endGrowing ends the growing of the active segment, for good. It returns the
+// segment's size, and whether its file may be longer. Called without a lock.
+func (p *Partition) endGrowing(seg *segment) (size int64, grown bool) {
+	p.mu.Lock()
+	seg.mapped.fixed, seg.mapped.touched = true, 0
+	tasks := []chan struct{}{seg.mapped.touching, seg.mapped.extending}
+	size, grown = seg.size, seg.mapped.grown
+	p.mu.Unlock()
+	for _, task := range tasks {
+		if task == nil {
+			continue
+		}
+		select {
+		case <-task:
+		case <-p.topic.log.broken:
+		}
+	}
+	return size, grown
 }

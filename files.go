@@ -48,15 +48,32 @@ func (all *files) create(name string) (vfs.File, error) {
 	return f, nil
 }
 
+// rename gives a file that create has made another name, under which it is opened
+// again. On Windows no other file may be open under that name.
+func (f *segmentFile) rename(to string) error {
+	f.mu.Lock() // nobody opens it meanwhile, under either name
+	defer f.mu.Unlock()
+	if o := f.files.forget(f); o != nil {
+		if err := o.Close(); err != nil {
+			return err
+		}
+	}
+	err := f.files.fs.Rename(f.name, to)
+	if err == nil {
+		f.name = to
+	}
+	return err
+}
+
 // segmentFile is a file that may be closed at any time while it is not in use,
 // and is opened again. A file that was closed under an operation says
 // fs.ErrClosed and has done nothing; the operation begins anew.
 type segmentFile struct {
 	files *files
-	name  string
 	file  atomic.Pointer[openFile] // nil while it is not open. Set under mu
 	used  atomic.Bool              // since the hand passed it
 	mu    sync.Mutex               // one goroutine opens it
+	name  string                   // guarded by mu
 	ended atomic.Bool              // closed for good. Set under mu
 }
 
@@ -135,7 +152,11 @@ func (f *segmentFile) do(op func(vfs.File) error) error {
 	}
 }
 
-func (f *segmentFile) Name() string { return f.name }
+func (f *segmentFile) Name() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.name
+}
 
 // ReadAt and WriteAt do without a closure, which would be allocated.
 

@@ -105,7 +105,10 @@ func (p *Partition) flush(round *flushRound) {
 		p.flushing.running, p.flushing.next = round, nil
 	}
 	seg, end := p.active(), p.dataEnd // not in a gap: see setBounds
-	size, from, touched, err := seg.size, p.flushedSize, seg.mapped.touched, p.failed
+	size, from, touched, err := int64(0), p.flushedSize, int64(0), p.failed
+	if seg != nil {
+		size, touched = seg.size, seg.mapped.touched
+	}
 	needed := err == nil && (p.flushed < end || p.cut)
 	p.cut = p.cut && err != nil
 	p.mu.Unlock()
@@ -177,18 +180,17 @@ func (p *Partition) flushAfter(interval time.Duration) {
 func (p *Partition) flushOnTime() {
 	p.mu.Lock()
 	p.timed = false
-	mapped := &p.active().mapped
+	seg := p.active()
 	var unmapped extents
 	switch {
-	case p.closed || p.failed != nil:
+	case p.closed || p.failed != nil || seg == nil:
 	case p.flushed < p.dataEnd:
 		p.flushInBackground()
-		mapped.step = 0
-		if mapped.list.Load() != nil {
+		if seg.mapped.step = 0; seg.mapped.list.Load() != nil {
 			p.flushAfter(p.topic.config().FlushInterval) // to see whether it has become idle
 		}
 	default:
-		unmapped = mapped.unmap()
+		unmapped = seg.mapped.unmap()
 	}
 	p.mu.Unlock()
 	p.topic.log.release(unmapped)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 
 	"github.com/cespare/xxhash/v2"
 
@@ -58,6 +59,14 @@ func (x *segmentIndex) add(last Offset, pos, maxTimestamp int64, maxOffset Offse
 // full says that it is time for a new segment.
 func (x *segmentIndex) full() bool { return x.offset.full() || x.time.full() }
 
+// clone returns indexes that can be changed apart from x.
+func (x *segmentIndex) clone() *segmentIndex {
+	c := newSegmentIndex(x.offset.base)
+	c.offset.copyFrom(&x.offset.indexTable)
+	c.time.copyFrom(&x.time.indexTable)
+	return c
+}
+
 // truncate drops what is known of the batch at byte pos, whose last offset is
 // last, and of those behind it.
 func (x *segmentIndex) truncate(last Offset, pos int64) {
@@ -71,9 +80,8 @@ func sideFileName(base Offset, suffix string) string { return fmt.Sprintf("%020d
 // indexName is the name of the offset index.
 func indexName(base Offset) string { return sideFileName(base, indexSuffix) }
 
-// indexOf returns the indexes of a segment, whose first committed bytes are
-// batches. It reads or rebuilds them if they are not in memory. Only withTime it
-// is sure to return a time index.
+// indexOf returns the indexes of a segment. It reads or rebuilds them if they are
+// not in memory. Only withTime it is sure to return a time index.
 func (p *Partition) indexOf(seg *segment, withTime bool) (*segmentIndex, error) {
 	enough := func(x *segmentIndex) bool { return x != nil && (x.time != nil || !withTime) }
 	if x := seg.index.Load(); enough(x) {
@@ -102,7 +110,7 @@ func (p *Partition) loadIndex(seg *segment) (*segmentIndex, error) {
 	if err != nil {
 		return nil, err
 	}
-	x, err := loadOffsetIndex(data, seg.base, seg.committed.Load(), maxIndexBytes)
+	x, err := loadOffsetIndex(data, seg.base, p.surveyed(seg), maxIndexBytes)
 	return &segmentIndex{offset: x}, err
 }
 
@@ -154,7 +162,7 @@ func (p *Partition) rebuildIndex(seg *segment) (*segmentIndex, error) {
 	if err == nil && sealed {
 		seg.seal.Store(s)
 		// Closing the log waits for this goroutine: nothing is written later.
-		p.topic.log.inBackground(func() { p.saveIndex(x, s) })
+		p.topic.log.inBackground(func() { p.saveIndex(seg, x, s) })
 	}
 	seg.index.Store(x)
 	return x, nil
@@ -179,7 +187,7 @@ func (p *Partition) closeIndex(seg *segment) {
 	x, s := seg.index.Load(), seg.sum(p.dataEnd)
 	p.mu.Unlock()
 	seg.seal.Store(nil)
-	if p.saveIndex(x, s) {
+	if p.saveIndex(seg, x, s) {
 		seg.seal.Store(s)
 	}
 }
@@ -197,14 +205,19 @@ func (p *Partition) saveActive(seg *segment) {
 	}
 	p.mu.Unlock()
 	if stale {
-		p.saveIndex(x, s)
+		p.saveIndex(seg, x, s)
 	}
 }
 
 // saveIndex writes the files of x, and s, which confirms them. Nothing depends
 // on them but time, so that an error is only logged. A crash in between leaves
 // files that do not fit together.
-func (p *Partition) saveIndex(x *segmentIndex, s *seal) bool {
+func (p *Partition) saveIndex(seg *segment, x *segmentIndex, s *seal) bool {
+	seg.saving.Lock()
+	defer seg.saving.Unlock()
+	if seg.forgotten {
+		return false
+	}
 	for _, f := range []struct {
 		suffix string
 		data   []byte
@@ -218,6 +231,45 @@ func (p *Partition) saveIndex(x *segmentIndex, s *seal) bool {
 		}
 	}
 	return true
+}
+
+// saveSeal writes s alone, which confirms files that are there.
+func (p *Partition) saveSeal(seg *segment, s *seal) bool {
+	seg.saving.Lock()
+	defer seg.saving.Unlock()
+	return !seg.forgotten && p.writeSideFile(s.base, sealSuffix, s.format())
+}
+
+// forget removes the files of a segment's indexes and its seal, for what they
+// know is about to be cut. No others are written, until remember is called.
+func (p *Partition) forget(seg *segment) error {
+	seg.saving.Lock()
+	defer seg.saving.Unlock()
+	seg.forgotten = true
+	for _, suffix := range sideSuffixes {
+		err := p.topic.log.fs.Remove(p.path(sideFileName(seg.base, suffix)))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// remember takes forget back, since nothing is cut: files may be written again.
+func (p *Partition) remember(seg *segment) {
+	seg.saving.Lock()
+	seg.forgotten = false
+	seg.saving.Unlock()
+	p.mu.Lock()
+	seg.saved = 0
+	p.mu.Unlock()
+}
+
+// isForgotten says that files of the indexes of s would mean nothing.
+func (s *segment) isForgotten() bool {
+	s.saving.Lock()
+	defer s.saving.Unlock()
+	return s.forgotten
 }
 
 func (p *Partition) writeSideFile(base Offset, suffix string, data []byte) bool {

@@ -98,6 +98,12 @@ func (t *indexTable[E]) cut(beyond func(E) bool) {
 	}
 }
 
+// copyFrom takes over the entries of another.
+func (t *indexTable[E]) copyFrom(other *indexTable[E]) {
+	entries := other.entries()
+	t.replace(bytes.Clone(entries), len(entries))
+}
+
 // floor returns the last entry before all that are above.
 func (t *indexTable[E]) floor(above func(E) bool) (e E, ok bool) {
 	entries := t.entries()

@@ -15,29 +15,28 @@ import (
 // batch's header says more than its records. So reading begins there, where the
 // time index says, and does not stop at its end.
 func (p *Partition) offsetAt(ctx context.Context, ts int64) (Offset, error) {
-	segs, err := p.searchable(ctx)
-	if segs == nil || err != nil {
-		return NoOffset, err
-	}
-	from, err := p.placeOfTime(segs, ts)
-	if err != nil {
-		return NoOffset, p.error("read", p.closedOr(err))
-	}
-	return p.firstSince(ctx, from, ts)
+	return p.search(ctx, func(s snapshot) (Offset, error) {
+		from, err := p.placeOfTime(s.segs, ts)
+		if err != nil {
+			return NoOffset, p.error("read", p.closedOr(err))
+		}
+		return p.firstSince(ctx, from, ts)
+	})
 }
 
 // offsetOfMaxTimestamp returns the offset of the first committed record with the
 // largest timestamp; NoOffset if no record has one. Kafka: ListOffsets with
 // MAX_TIMESTAMP, -3.
 //
-// Of sealed segments the largest is known. Of the active one the time index
-// knows it up to some batch, and those behind that are read.
+// Of sealed segments the largest is known. Of the last one that has something
+// committed the time index knows it up to some batch, and those behind that are
+// read.
 func (p *Partition) offsetOfMaxTimestamp(ctx context.Context) (Offset, error) {
-	segs, err := p.searchable(ctx)
-	if segs == nil || err != nil {
-		return NoOffset, err
-	}
-	largest, at, from, err := p.placeOfMax(segs)
+	return p.search(ctx, func(s snapshot) (Offset, error) { return p.maxTimestampIn(ctx, s) })
+}
+
+func (p *Partition) maxTimestampIn(ctx context.Context, s snapshot) (Offset, error) {
+	largest, at, from, err := p.placeOfMax(s)
 	if err != nil {
 		return NoOffset, p.error("read", p.closedOr(err))
 	}
@@ -53,17 +52,25 @@ func (p *Partition) offsetOfMaxTimestamp(ctx context.Context) (Offset, error) {
 	return p.firstSince(ctx, at, largest)
 }
 
-// searchable returns the segments that may be searched; nil if there are none.
-func (p *Partition) searchable(ctx context.Context) (*segmentSet, error) {
-	err := p.alive(ctx)
-	segs := p.segs.Load()
-	if err == nil && segs == nil && p.damaged != nil {
-		err = fmt.Errorf("%w: %w", ErrReadOnly, p.damaged)
+// search returns what find finds in the segments of s, once more if bounds have
+// gone back meanwhile.
+func (p *Partition) search(ctx context.Context, find func(s snapshot) (Offset, error)) (Offset, error) {
+	for {
+		s, err := p.snapshot(), p.alive(ctx)
+		if err == nil && s.segs == nil && p.damaged != nil {
+			err = fmt.Errorf("%w: %w", ErrReadOnly, p.damaged)
+		}
+		if err != nil {
+			return NoOffset, p.error("read", err)
+		}
+		if s.segs == nil {
+			return NoOffset, nil
+		}
+		o, err := find(s)
+		if p.cuts.Load() == s.cuts {
+			return o, err
+		}
 	}
-	if err != nil {
-		return nil, p.error("read", err)
-	}
-	return segs, nil
 }
 
 // placeOfTime returns an offset in the batch from which to look for ts, or in
@@ -90,27 +97,27 @@ func (p *Partition) placeOfTime(segs *segmentSet, ts int64) (Offset, error) {
 // placeOfMax returns the largest timestamp of the segments that are known, and
 // an offset in the first batch that has it, NoOffset if none has one; and from
 // where on there may be larger ones.
-func (p *Partition) placeOfMax(segs *segmentSet) (largest int64, at, from Offset, err error) {
+func (p *Partition) placeOfMax(s snapshot) (largest int64, at, from Offset, err error) {
 	largest, at = batch.NoTimestamp, NoOffset
-	active := segs.active()
-	for _, seg := range segs.list {
-		if seg == active {
+	last := s.segs.find(max(s.start(), s.highWatermark-1))
+	for _, seg := range s.segs.list {
+		if seg == last {
 			break
 		}
-		s, err := p.sealOf(seg)
-		if s == nil || err != nil {
+		sealed, err := p.sealOf(seg)
+		if sealed == nil || err != nil {
 			return largest, at, seg.base, err // reading says what is wrong with it
 		}
-		if s.maxTimestamp > largest {
-			largest, at = s.maxTimestamp, s.maxOffset
+		if sealed.maxTimestamp > largest {
+			largest, at = sealed.maxTimestamp, sealed.maxOffset
 		}
 	}
-	x, err := p.indexOf(active, true)
+	x, err := p.indexOf(last, true)
 	if err != nil {
 		return 0, 0, 0, err
 	}
-	if _, from = x.time.last(); from >= Offset(p.highWatermark.Load()) {
-		from = active.base
+	if _, from = x.time.last(); from >= s.highWatermark {
+		from = last.base
 	}
 	return largest, at, from, nil
 }

@@ -60,7 +60,11 @@ type Partition struct {
 	timer          *time.Timer // runs while a FlushAsync partition has unflushed bytes
 	timed          bool
 	counts         *counts // nil until there is something to count
+	replica        bool    // its batches and its high watermark come from a leader
 
+	// cuts counts the changes by which bounds may go back, twice each: it is odd
+	// while one is being made. Changed under mu. See snapshot.
+	cuts atomic.Int64
 	// end is the offset of the next record. Changed under mu.
 	end atomic.Int64
 	// highWatermark is the end of what is committed. Changed under mu, after
@@ -96,12 +100,8 @@ func (p *Partition) Topic() *Topic { return p.topic }
 
 // Bounds returns the partition's bounds. They may have grown when it returns.
 func (p *Partition) Bounds() Bounds {
-	hw := Offset(p.highWatermark.Load()) // before the end, which only grows
-	b := Bounds{Start: hw, LastStable: hw, HighWatermark: hw, End: Offset(p.end.Load())}
-	if segs := p.segs.Load(); segs != nil {
-		b.Start = segs.start()
-	}
-	return b
+	s := p.snapshot()
+	return Bounds{Start: s.start(), LastStable: s.highWatermark, HighWatermark: s.highWatermark, End: s.end}
 }
 
 // Append writes recs as one batch, all or nothing, and returns the offset of
@@ -240,22 +240,31 @@ func (p *Partition) append(ctx context.Context, b batch.Batch, now int64) (Offse
 	return base, p.unlockAndFlush(ctx, base+Offset(b.Count()))
 }
 
-// appendLocked writes b to the active segment, and commits it if nothing need
-// be flushed for that. Called under mu, which it releases if it panics.
+// appendLocked gives b the next offsets and the epoch, and writes it. Called
+// under mu, which it releases if it panics.
 func (p *Partition) appendLocked(b batch.Batch) (base Offset, unmapped extents, err error) {
+	base = Offset(p.end.Load())
+	b.SetBaseOffset(int64(base))
+	b.SetLeaderEpoch(p.epoch)
+	unmapped, err = p.appendRaw(b)
+	return base, unmapped, err
+}
+
+// appendRaw writes b, which has the offset and the epoch that come next, to the
+// active segment, and commits it if nothing need be flushed for that. Called
+// under mu, which it releases if it panics.
+func (p *Partition) appendRaw(b batch.Batch) (unmapped extents, err error) {
 	ok := false
 	defer func() {
 		if !ok {
 			p.mu.Unlock()
 		}
 	}()
-	seg, base := p.active(), Offset(p.end.Load())
-	b.SetBaseOffset(int64(base))
-	b.SetLeaderEpoch(p.epoch)
+	seg := p.active()
 	if unmapped, err = seg.append(b); err != nil {
 		err = p.writeFailed(err)
 	} else {
-		end := base + Offset(b.Count())
+		end := Offset(b.NextOffset())
 		p.end.Store(int64(end))
 		p.dataEnd = end
 		p.count().appended(b.Count(), len(b))
@@ -266,7 +275,7 @@ func (p *Partition) appendLocked(b batch.Batch) (base Offset, unmapped extents, 
 		}
 	}
 	ok = true
-	return base, unmapped, err
+	return unmapped, err
 }
 
 // lockWithRoom locks p for an append of b, once the partition can take it: in a
@@ -275,7 +284,11 @@ func (p *Partition) appendLocked(b batch.Batch) (base Offset, unmapped extents, 
 func (p *Partition) lockWithRoom(ctx context.Context, b batch.Batch, now int64) error {
 	for {
 		p.mu.Lock()
-		if err := p.writable(); err != nil {
+		err := p.writable()
+		if err == nil {
+			err = p.accepts(b)
+		}
+		if err != nil {
 			p.mu.Unlock()
 			return err
 		}
@@ -283,8 +296,8 @@ func (p *Partition) lockWithRoom(ctx context.Context, b batch.Batch, now int64) 
 		var change func() error
 		switch {
 		case p.changing != nil:
-		case !p.begun:
-			change = p.beginAppending
+		case !p.begun || b.LeaderEpoch() > p.epoch:
+			change = func() error { return p.beginAppending(b) }
 		case p.mustRoll || p.active().shouldRoll(b, end, now, p.topic.config()):
 			change = p.roll
 		case end+Offset(b.Count()) > p.ceiling:
@@ -309,11 +322,24 @@ func (p *Partition) lockWithRoom(ctx context.Context, b batch.Batch, now int64) 
 }
 
 // unflushed is how many bytes are written and not flushed. Called under mu.
-func (p *Partition) unflushed() int64 { return p.active().size - p.flushedSize }
+func (p *Partition) unflushed() int64 { return p.activeSize() - p.flushedSize }
 
-// active is the segment that is appended to. There must be one. Called under
-// mu, or by who knows that no other can come.
-func (p *Partition) active() *segment { return p.segs.Load().active() }
+// activeSize is where the next batch goes. Called under mu.
+func (p *Partition) activeSize() int64 {
+	if seg := p.active(); seg != nil {
+		return seg.size
+	}
+	return 0
+}
+
+// active is the segment that is appended to; nil if there is no file. Called
+// under mu, or by who knows that no other can come.
+func (p *Partition) active() *segment {
+	if segs := p.segs.Load(); segs != nil {
+		return segs.active()
+	}
+	return nil
+}
 
 // writable says why p takes no appends. Called under mu.
 func (p *Partition) writable() error {
@@ -362,9 +388,12 @@ func (p *Partition) reportFailure() {
 	}
 }
 
-// commit makes all before end readable, which is size bytes of seg. Called under mu; wake follows when it
-// is released.
+// commit makes all before end readable, which is size bytes of seg, unless that
+// is for a leader to say. Called under mu; wake follows when it is released.
 func (p *Partition) commit(end Offset, seg *segment, size int64) {
+	if p.replica {
+		return
+	}
 	invariants.Check(end <= Offset(p.end.Load()) && int64(end) >= p.highWatermark.Load(),
 		"high watermark from %d to %d, log end %d", p.highWatermark.Load(), end, p.end.Load())
 	seg.committed.Store(size)

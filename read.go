@@ -111,7 +111,7 @@ func (p *Partition) read(ctx context.Context, from Offset, opts *ReadOptions, fo
 				return nil
 			}
 			r.count()
-			if err = p.waitFor(ctx, r.next); err == nil {
+			if err = p.waitFor(ctx, r.next, r.cuts); err == nil {
 				continue
 			}
 		}
@@ -174,10 +174,11 @@ func (p *Partition) closedOr(err error) error {
 	return err
 }
 
-// waitFor returns nil when there may be a record at offset next.
-func (p *Partition) waitFor(ctx context.Context, next Offset) error {
+// waitFor returns nil when there may be a record at offset next, or bounds have
+// gone back since they were as cuts says.
+func (p *Partition) waitFor(ctx context.Context, next Offset, cuts int64) error {
 	b := p.bell()
-	if Offset(p.highWatermark.Load()) > next {
+	if Offset(p.highWatermark.Load()) > next || p.cuts.Load() != cuts {
 		return nil
 	}
 	p.mu.Lock()
@@ -202,15 +203,17 @@ func (p *Partition) waitFor(ctx context.Context, next Offset) error {
 // reader walks through the committed batches of a partition. It takes no lock.
 type reader struct {
 	p       *Partition
-	seg     *segment
-	next    Offset // the record to come
-	pos     int64  // of the batch to come
-	expect  Offset // its base offset
-	since   int64  // batches with a smaller largest timestamp are passed over
-	passed  int32  // epoch of the batch before; noEpoch if that is not known
-	epoch   int32  // of the batch whose records are in records
-	at      int64  // its place
-	base    Offset // its base offset
+	cuts    int64       // as of the snapshot that it has looked at
+	segs    *segmentSet // likewise
+	seg     *segment    // nil if the place of the record to come is to be looked for
+	next    Offset      // the record to come
+	pos     int64       // of the batch to come
+	expect  Offset      // its base offset
+	since   int64       // batches with a smaller largest timestamp are passed over
+	passed  int32       // epoch of the batch before; noEpoch if that is not known
+	epoch   int32       // of the batch whose records are in records
+	at      int64       // its place
+	base    Offset      // its base offset
 	win     window
 	records batch.Reader
 
@@ -221,12 +224,13 @@ var readers = sync.Pool{New: func() any { return new(reader) }}
 
 // start goes to offset next of p.
 func (r *reader) start(p *Partition, next Offset) {
-	r.p, r.seg, r.next, r.passed, r.since = p, nil, next, noEpoch, math.MinInt64
+	r.p, r.seg, r.next, r.passed, r.epoch = p, nil, next, noEpoch, noEpoch
+	r.since, r.cuts = math.MinInt64, -1 // it has seen no snapshot yet
 }
 
 func (r *reader) release() {
 	r.count()
-	r.p, r.seg = nil, nil
+	r.p, r.segs, r.seg = nil, nil, nil
 	r.records.Release()
 	r.win.reset(nil, 0)
 	readers.Put(r)
@@ -241,15 +245,46 @@ func (r *reader) count() {
 }
 
 // load goes to the batch that has offset next, or to the first one after it. It
-// returns false if none is committed.
+// returns false if none is committed. If bounds went back meanwhile, what it has
+// found may be gone, and its error may come of that: it looks again.
 func (r *reader) load() (found bool, err error) {
 	defer r.p.topic.log.guard(&err)
-	// The high watermark first: its bytes are there by the time it can be seen.
-	hw := Offset(r.p.highWatermark.Load())
-	if r.next >= hw {
+	for next := r.next; ; r.next = next {
+		s := r.p.snapshot()
+		if s.cuts != r.cuts {
+			err = r.startAnew(s)
+		}
+		if err == nil {
+			found, err = r.find(s)
+		}
+		if r.p.cuts.Load() == s.cuts {
+			return found, err
+		}
+		found, err = false, nil
+	}
+}
+
+// startAnew looks for the record to come once more, since bounds have gone back.
+// It must go on from what was shown last: an *OffsetError says where the log
+// and what was shown part. Kafka: LogTruncationException, KIP-320.
+func (r *reader) startAnew(s snapshot) error {
+	r.cuts, r.seg = s.cuts, nil
+	end := s.end
+	if _, o := r.p.epochs.endOffsetFor(r.epoch, end); o != NoOffset {
+		end = min(end, o)
+	}
+	if r.next < s.start() || r.next > end {
+		return &OffsetError{Offset: r.next, Start: s.start(), End: end}
+	}
+	return nil
+}
+
+// find is load as of s.
+func (r *reader) find(s snapshot) (found bool, err error) {
+	hw, segs := s.highWatermark, s.segs
+	if r.segs = segs; r.next >= hw {
 		return false, nil
 	}
-	segs := r.p.segs.Load()
 	if segs == nil {
 		r.next = hw // all before it is a gap
 		return false, nil
@@ -270,7 +305,7 @@ func (r *reader) load() (found bool, err error) {
 		if r.pos == r.win.limit {
 			next := segs.after(r.seg)
 			switch {
-			case next != nil:
+			case next != nil && next.base < hw:
 				r.enter(next)
 				continue
 			case r.p.damaged != nil:
@@ -350,7 +385,7 @@ func (r *reader) leap(err error) bool {
 	if !errors.As(err, &e) || e.Next == NoOffset || r.next < e.Next {
 		return false
 	}
-	if seg := r.p.segs.Load().find(e.Next); seg != r.seg {
+	if seg := r.segs.find(e.Next); seg != r.seg {
 		r.enter(seg)
 	} else {
 		r.pos = e.nextPos
@@ -415,7 +450,7 @@ func (r *reader) damage(pos int64, base Offset, err error) error {
 	} else {
 		e.Next, e.nextPos = next, at
 	}
-	if after := r.p.segs.Load().after(r.seg); e.Next == NoOffset && after != nil {
+	if after := r.segs.after(r.seg); e.Next == NoOffset && after != nil {
 		e.Next = after.base
 	}
 	return e

@@ -175,7 +175,8 @@ func (p *Partition) adopt(s *scan) error {
 
 // afterGap returns the offset at which the log goes on.
 func (p *Partition) afterGap(s *scan) Offset {
-	if s.known && !s.part.clean && (!s.part.sameBoot || s.part.failed) && s.damaged == nil && p.topic.config().Flush == FlushAsync {
+	if s.known && !s.part.clean && (!s.part.sameBoot || s.part.failed) && s.damaged == nil && p.topic.config().Flush == FlushAsync &&
+		s.part.ceiling != noCeiling {
 		return max(s.end, s.part.ceiling)
 	}
 	return s.end
@@ -228,9 +229,13 @@ func (p *Partition) openSegments(s *scan) error {
 			return err
 		}
 	}
-	if len(s.segments) == 0 && s.point > s.part.start {
+	if len(s.segments) > 0 {
+		return nil
+	}
+	if s.point > s.part.start {
 		return &CorruptError{File: p.path(logFileName(0)), Offset: 0, Next: NoOffset, Err: fs.ErrNotExist}
 	}
+	s.end = s.part.start // which a truncation may have moved
 	return nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"math"
 	"path/filepath"
 
+	"github.com/rifflelog/riffle/internal/batch"
 	"github.com/rifflelog/riffle/internal/vfs"
 )
 
@@ -99,8 +100,14 @@ func (p *Partition) change(change func() error) error {
 // epochs in what was flushed; (3) bounds say that the partition is in use, or
 // the next stop would be taken for a clean one, and up to which offset it may
 // append.
-func (p *Partition) beginAppending() error {
-	l, segs, end, epoch := p.topic.log, p.segs.Load(), Offset(p.end.Load()), p.nextEpoch()
+//
+// Of a replica, b is the first batch of an epoch that its leader began. It may
+// leave a gap as well: the log goes on at it.
+func (p *Partition) beginAppending(b batch.Batch) error {
+	segs, end, epoch := p.segs.Load(), Offset(p.end.Load()), p.nextEpoch()
+	if b.LeaderEpoch() != noEpoch {
+		end, epoch = Offset(b.BaseOffset()), b.LeaderEpoch()
+	}
 	if segs != nil {
 		if err := p.beginEpoch(epoch, end); err != nil {
 			return fmt.Errorf("begin epoch %d: %w", epoch, err)
@@ -112,18 +119,7 @@ func (p *Partition) beginAppending() error {
 		}
 		segs = new(segmentSet).with(newSegment(end, file).withIndex(newSegmentIndex(end)))
 	}
-	entry := p.entry
-	var err error
-	if entry == nil {
-		entry, _, _, err = l.bounds.slotFor(p.topic.id, int32(p.index))
-	}
-	if err == nil {
-		p.mu.Lock()
-		p.entry, p.asked, p.start = entry, p.ceilingAbove(end), segs.start()
-		p.setBounds(false)
-		p.mu.Unlock()
-		err = l.bounds.sync(siteBeginBounds)
-	}
+	err := p.syncBounds(siteBeginBounds, func() { p.asked, p.start = p.ceilingAbove(end), segs.start() })
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed || err != nil {
@@ -133,8 +129,27 @@ func (p *Partition) beginAppending() error {
 		return err
 	}
 	p.segs.Store(segs)
+	p.end.Store(int64(end))
 	p.begun, p.epoch, p.ceiling = true, epoch, p.asked
 	return nil
+}
+
+// syncBounds changes what bounds say of the partition, durably. Set is called
+// under mu. It is for changes while which nothing is appended.
+func (p *Partition) syncBounds(site vfs.Site, set func()) error {
+	b, entry := p.topic.log.bounds, p.entry
+	if entry == nil {
+		var err error
+		if entry, _, _, err = b.slotFor(p.topic.id, int32(p.index)); err != nil {
+			return err
+		}
+	}
+	p.mu.Lock()
+	p.entry = entry
+	set()
+	p.setBounds(false)
+	p.mu.Unlock()
+	return b.sync(site)
 }
 
 // beginEpoch notes durably that batches of an epoch begin at end. After an error
@@ -163,12 +178,16 @@ func (p *Partition) nextEpoch() int32 {
 	return p.epoch
 }
 
+// noCeiling is the ceiling where offsets may be used again.
+const noCeiling Offset = math.MaxInt64
+
 // ceilingAbove returns the ceiling to ask for when offset o must lie below it.
 // Only under FlushAsync are records shown that a power cut can take, so that
-// their offsets must not be given out again.
+// their offsets must not be given out again; a replica's are its leader's to
+// give out.
 func (p *Partition) ceilingAbove(o Offset) Offset {
-	if p.topic.config().Flush == FlushBeforeAck {
-		return math.MaxInt64
+	if p.topic.config().Flush == FlushBeforeAck || p.replica {
+		return noCeiling
 	}
 	return o + p.topic.log.ceilingStep
 }

@@ -103,7 +103,17 @@ func (s *segment) sum(next Offset) *seal {
 	}
 }
 
-// survey reads all committed bytes of a segment and checks them. It returns the
+// surveyed is how many bytes of a segment its indexes speak of when they are
+// read or made anew: all of them, but of the active one those that are committed.
+// The others may be cut and written once more.
+func (p *Partition) surveyed(seg *segment) int64 {
+	if seg != p.active() {
+		return seg.size
+	}
+	return seg.committed.Load()
+}
+
+// survey reads these bytes of a segment and checks them. It returns the
 // indexes and the seal that it should have. At damage, which is its error, the
 // indexes know what comes before, and there is no seal. It ends when the log
 // closes. A pace that is not nil holds it back.
@@ -113,7 +123,7 @@ func (p *Partition) survey(seg *segment, pace *pacer) (*segmentIndex, *seal, err
 	next, epoch := seg.base, p.epochBefore(seg.base)
 	hash := xxhash.New()
 	var w window
-	w.reset(seg, seg.committed.Load())
+	w.reset(seg, p.surveyed(seg))
 	for {
 		if p.topic.log.isClosing() {
 			return nil, nil, p.topic.log.closedError()
@@ -203,7 +213,7 @@ func (p *Partition) loadSeal(seg *segment) *seal {
 		return s
 	}
 	s, err := p.readSeal(seg.base)
-	if err != nil || s.size != seg.committed.Load() {
+	if err != nil || s.size != p.surveyed(seg) {
 		return nil
 	}
 	seg.seal.Store(s)
@@ -274,7 +284,7 @@ func (l *Log) sealAll() {
 		if !ok {
 			return
 		}
-		if err := t.p.seal(t.seg, pace); err != nil && !l.isClosing() {
+		if err := t.p.seal(t.seg, pace); err != nil && !l.isClosing() && !t.seg.isForgotten() {
 			l.opts.Logger.Warn("segment is not sealed", "file", t.seg.file.Name(), "err", err)
 		}
 	}
@@ -301,7 +311,7 @@ func (p *Partition) seal(seg *segment, pace *pacer) error {
 	defer seg.loading.Unlock()
 	known := seg.seal.Load() // that of files which were written
 	written := known != nil && known.index == s.index && known.timeIndex == s.timeIndex &&
-		p.writeSideFile(s.base, sealSuffix, s.format()) || p.saveIndex(x, s)
+		p.saveSeal(seg, s) || p.saveIndex(seg, x, s)
 	seg.seal.Store(s)
 	if written {
 		seg.index.Store(nil)

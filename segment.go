@@ -25,7 +25,11 @@ type segment struct {
 	index   atomic.Pointer[segmentIndex]
 	seal    atomic.Pointer[seal]
 	loading sync.Mutex
-	made    int64 // when it was made or opened, for a first batch without a timestamp
+	// saving is held while the files of index and seal are written, and guards
+	// forgotten: a truncation has removed them, and no others may come.
+	saving    sync.Mutex
+	forgotten bool
+	made      int64 // when it was made or opened, for a first batch without a timestamp
 	// committed is how many of its bytes are committed.
 	committed atomic.Int64
 

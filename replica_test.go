@@ -1,0 +1,465 @@
+package riffle
+
+import (
+	"fmt"
+	"math"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/rifflelog/riffle/internal/batch"
+	"github.com/rifflelog/riffle/internal/vfs"
+	"github.com/rifflelog/riffle/internal/vfs/errfs"
+	"github.com/rifflelog/riffle/internal/vfs/memfs"
+)
+
+// sent is a batch of n records as a leader sends it. Its records say which it
+// is, and are longer if pad says so.
+type sent struct {
+	base  Offset
+	n     int
+	epoch int32
+	pad   int
+}
+
+func (s sent) next() Offset { return s.base + Offset(s.n) }
+
+func (s sent) value() string {
+	return fmt.Sprintf("%d@%d", s.base, s.epoch) + strings.Repeat(".", s.pad)
+}
+
+func (s sent) encode() []byte { return s.encodeAt(1) }
+
+// encodeAt is encode with a timestamp.
+func (s sent) encodeAt(ts int64) []byte {
+	var bld batch.Builder
+	bld.Begin(nil, 0, 0)
+	for range s.n {
+		if err := batch.Add(&bld, ts, nil, []byte(s.value()), []Header(nil)); err != nil {
+			panic(err)
+		}
+	}
+	b, err := bld.Finish(batch.NoProducer)
+	if err != nil {
+		panic(err)
+	}
+	batch.Batch(b).SetBaseOffset(int64(s.base))
+	batch.Batch(b).SetLeaderEpoch(s.epoch)
+	return b
+}
+
+func encodeAll(all []sent) (set []byte) {
+	for _, s := range all {
+		set = append(set, s.encode()...)
+	}
+	return set
+}
+
+// run returns batches of one epoch that follow each other, of 1, 2, 3, 1... records.
+func run(base Offset, epoch int32, batches int) (all []sent) {
+	for i := range batches {
+		s := sent{base: base, n: i%3 + 1, epoch: epoch}
+		all, base = append(all, s), s.next()
+	}
+	return all
+}
+
+// endOf returns the offset after the last of all, which begin at start.
+func endOf(start Offset, all []sent) Offset {
+	if len(all) == 0 {
+		return start
+	}
+	return all[len(all)-1].next()
+}
+
+// before returns those of all that lie before offset n as a whole.
+func before(all []sent, n Offset) []sent {
+	for i, s := range all {
+		if s.next() > n {
+			return all[:i]
+		}
+	}
+	return all
+}
+
+// replicate appends all to p, as a follower does.
+func replicate(t testing.TB, p *Partition, all []sent) {
+	t.Helper()
+	end, err := p.appendReplica(ctx, encodeAll(all))
+	require.NoError(t, err)
+	require.Equal(t, endOf(end, all), end)
+}
+
+// readSent returns the batches that p shows.
+func readSent(p *Partition) (all []sent, err error) {
+	for r, err := range p.Records(ctx, Earliest, nil) {
+		if err != nil {
+			return all, err
+		}
+		s := sent{n: 1}
+		if _, err := fmt.Sscanf(string(r.Value), "%d@%d", &s.base, &s.epoch); err != nil {
+			return all, err
+		}
+		if s.pad = strings.Count(string(r.Value), "."); s.value() != string(r.Value) || s.epoch != r.LeaderEpoch {
+			return all, fmt.Errorf("record %d of epoch %d is %q", r.Offset, r.LeaderEpoch, r.Value)
+		}
+		last := len(all) - 1
+		if last >= 0 && all[last].base == s.base {
+			all[last].n++
+		} else {
+			all = append(all, s)
+		}
+		if got := endOf(0, all) - 1; got != r.Offset {
+			return all, fmt.Errorf("record %d of the batch at %d is at offset %d", all[len(all)-1].n, s.base, r.Offset)
+		}
+	}
+	return all, nil
+}
+
+func requireSent(t testing.TB, want []sent, p *Partition, args ...any) {
+	t.Helper()
+	got, err := readSent(p)
+	require.NoError(t, err, args...)
+	if len(want) == 0 {
+		require.Empty(t, got, args...)
+		return
+	}
+	require.Equal(t, want, got, args...)
+}
+
+// showAll commits all that p has.
+func showAll(t testing.TB, p *Partition) {
+	t.Helper()
+	_, err := p.setHighWatermark(ctx, math.MaxInt64)
+	require.NoError(t, err)
+}
+
+// epochsIn are the epochs of batches, as the cache has them.
+func epochsIn(all []sent) []epochEntry {
+	entries := []epochEntry(nil)
+	for _, s := range all {
+		if n := len(entries); n == 0 || entries[n-1].epoch < s.epoch {
+			entries = append(entries, epochEntry{s.epoch, s.base})
+		}
+	}
+	return entries
+}
+
+func requireEpochs(t require.TestingT, want []epochEntry, p *Partition) {
+	require.Equal(t, want, append([]epochEntry(nil), p.epochs.load()...))
+}
+
+// A replica keeps its leader's offsets and epochs, shows none of the batches
+// before it is told to, gives out no offsets itself, and finds all after
+// opening again. Other partitions take nothing from a leader.
+func TestReplicaKeepsOffsetsAndEpochs(t *testing.T) {
+	for _, flush := range []FlushPolicy{FlushBeforeAck, FlushAsync} {
+		fsys, dir := testDir(t)
+		l := openAt(t, fsys, dir, nil)
+		p := partOf(t, l, "topic", &TopicConfig{Flush: flush, SegmentBytes: 1024})
+		_, err := p.appendReplica(ctx, run(0, 3, 1)[0].encode())
+		require.ErrorIs(t, err, errNoReplica)
+		require.ErrorIs(t, p.truncateTo(ctx, 0), errNoReplica)
+		_, err = p.setHighWatermark(ctx, 0)
+		require.ErrorIs(t, err, errNoReplica)
+
+		require.NoError(t, p.becomeReplica(ctx, 0))
+		all := run(0, 3, 40)
+		all = append(all, run(endOf(0, all), 7, 40)...)
+		replicate(t, p, all[:1])
+		replicate(t, p, all[1:70])
+		replicate(t, p, all[70:])
+		_, err = p.Append(ctx, Record{})
+		require.ErrorIs(t, err, errReplica)
+		require.Equal(t, Bounds{End: endOf(0, all)}, p.Bounds())
+		requireSent(t, nil, p)
+		showAll(t, p)
+		requireSent(t, all, p)
+		require.Greater(t, len(segmentBases(p)), 5)
+		require.NoError(t, l.Close())
+
+		p = partOf(t, openAt(t, fsys, dir, nil), "topic", nil)
+		requireSent(t, all, p)
+		requireEpochs(t, epochsIn(all), p)
+		require.NoError(t, p.becomeReplica(ctx, 5))
+		requireSent(t, before(all, 5), p)
+		more := run(endOf(0, all), 7, 10)
+		replicate(t, p, more)
+		showAll(t, p)
+		requireSent(t, append(all, more...), p)
+	}
+}
+
+// One bad batch refuses all of a leader's; what was cut short is left out, and
+// nothing at all changes nothing. No batch is too large for a replica. Kafka:
+// UnifiedLogTest, "append as follower".
+func TestReplicaTakesWhatGoesOn(t *testing.T) {
+	p := newPart(t, &TopicConfig{SegmentBytes: 1024, MaxMessageBytes: 200})
+	require.NoError(t, p.becomeReplica(ctx, 0))
+	all := run(0, 3, 5)
+	replicate(t, p, all)
+	end := endOf(0, all)
+	corrupt := encodeAll(run(end, 3, 3))
+	corrupt[len(corrupt)-1] ^= 1
+	for name, c := range map[string]struct {
+		set  []byte
+		want error
+	}{
+		"corrupt":                 {corrupt, batch.ErrCorrupt},
+		"below the end":           {encodeAll(run(end-1, 3, 3)), batch.ErrOffsetOrder},
+		"overlapping":             {encodeAll([]sent{{end, 3, 3, 0}, {end + 2, 1, 3, 0}}), batch.ErrOffsetOrder},
+		"an epoch that goes back": {encodeAll([]sent{{end, 1, 4, 0}, {end + 1, 1, 3, 0}}), batch.ErrOffsetOrder},
+		"an older epoch":          {encodeAll(run(end, 2, 1)), batch.ErrOffsetOrder},
+		"no epoch":                {encodeAll(run(end, -1, 1)), batch.ErrOffsetOrder},
+		"a gap in an epoch":       {encodeAll([]sent{{end, 1, 3, 0}, {end + 2, 1, 3, 0}}), errGap},
+		"a gap in a new epoch":    {encodeAll([]sent{{end + 1, 1, 4, 0}, {end + 9, 1, 4, 0}}), errGap},
+	} {
+		got, err := p.appendReplica(ctx, c.set)
+		require.ErrorIs(t, err, c.want, name)
+		require.Equal(t, end, got, name)
+	}
+	whole := run(end, 3, 30)
+	set := encodeAll(whole)
+	got, err := p.appendReplica(ctx, append(set, whole[0].encode()[:50]...))
+	require.NoError(t, err)
+	require.Equal(t, endOf(0, whole), got)
+	bases := segmentBases(p)
+	for _, nothing := range [][]byte{nil, whole[0].encode()[:7]} {
+		got, err = p.appendReplica(ctx, nothing)
+		require.NoError(t, err)
+		require.Equal(t, endOf(0, whole), got)
+	}
+	require.Equal(t, bases, segmentBases(p))
+	large := sent{got, 2, 3, 3000}
+	replicate(t, p, []sent{large})
+	showAll(t, p)
+	requireSent(t, append(append(all, whole...), large), p)
+}
+
+// A leader's epoch may begin behind a gap. A segment's offsets span less than
+// 2^31, and the next one begins with the first batch that is in it, however far
+// that is. Kafka: UnifiedLogTest, "offset overflow", LogSegment.shouldRoll.
+func TestReplicaOfASparseLog(t *testing.T) {
+	fsys, dir := testDir(t)
+	l := openAt(t, fsys, dir, nil)
+	p := partOf(t, l, "topic", nil)
+	require.NoError(t, p.becomeReplica(ctx, 0))
+	all := []sent{{10, 2, 0, 0}, {100, 1, 1, 0}, {10 + math.MaxInt32, 1, 2, 0}, {11 + math.MaxInt32, 1, 2, 0}, {1 << 40, 3, 5, 0}}
+	for _, s := range all {
+		replicate(t, p, []sent{s})
+	}
+	bases := []Offset{10, 11 + math.MaxInt32, 1 << 40}
+	require.Equal(t, bases, segmentBases(p))
+	for i, s := range all {
+		// Round down, and show what is before.
+		for _, o := range []Offset{s.base, s.next() - 1, s.next()} {
+			require.NoError(t, p.becomeReplica(ctx, o))
+			requireSent(t, before(all, o), p, "batch %d, high watermark %d", i, o)
+		}
+	}
+	require.NoError(t, l.Close())
+	p = partOf(t, openAt(t, fsys, dir, nil), "topic", nil)
+	require.Equal(t, bases, segmentBases(p))
+	requireSent(t, all, p)
+	require.NoError(t, p.becomeReplica(ctx, 0))
+	for i := len(all) - 1; i >= 0; i-- {
+		require.NoError(t, p.truncateTo(ctx, all[i].base))
+		showAll(t, p)
+		requireSent(t, all[:i], p)
+	}
+}
+
+// The high watermark is between start and end, at the end of a batch, and only
+// rises; what is shown ends there. Kafka: UnifiedLogTest, "high watermark".
+func TestHighWatermarkOfAReplica(t *testing.T) {
+	all := run(0, 1, 60)
+	p := newPart(t, &TopicConfig{SegmentBytes: 1024})
+	require.NoError(t, p.becomeReplica(ctx, 0))
+	replicate(t, p, all)
+	hw, err := p.setHighWatermark(ctx, -5)
+	require.NoError(t, err)
+	require.Zero(t, hw)
+	for o := range endOf(0, all) + 3 {
+		hw, err := p.setHighWatermark(ctx, o)
+		require.NoError(t, err)
+		shown := before(all, o)
+		require.Equal(t, endOf(0, shown), hw)
+		require.Equal(t, Bounds{LastStable: hw, HighWatermark: hw, End: endOf(0, all)}, p.Bounds())
+		requireSent(t, shown, p)
+		back, err := p.setHighWatermark(ctx, o-2)
+		require.NoError(t, err)
+		require.Equal(t, hw, back)
+	}
+	for _, from := range []Offset{-3, endOf(0, all) + 1} {
+		_, err = collect(p, from)
+		require.Error(t, err)
+	}
+}
+
+// Who follows sees records when they are committed, not when they are there.
+func TestFollowAReplica(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, l, p := slowFS(t, &TopicConfig{SegmentBytes: 1024})
+		require.NoError(t, p.becomeReplica(ctx, 0))
+		var got []Offset
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			for r, err := range p.Follow(ctx, 0, nil) {
+				if err != nil {
+					require.ErrorIs(t, err, ErrClosed)
+					return
+				}
+				got = append(got, r.Offset)
+			}
+		})
+		all := run(0, 1, 40)
+		replicate(t, p, all)
+		synctest.Wait()
+		require.Empty(t, got)
+		for _, s := range all {
+			_, err := p.setHighWatermark(ctx, s.next())
+			require.NoError(t, err)
+			synctest.Wait()
+			require.Len(t, got, int(s.next()))
+		}
+		require.NoError(t, l.Close())
+		wg.Wait()
+	})
+}
+
+// Under FlushBeforeAck nothing is committed that is not flushed, whatever the
+// leader says.
+func TestReplicaShowsOnlyWhatIsFlushed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fsys, _, p := slowFS(t, nil)
+		require.NoError(t, p.becomeReplica(ctx, 0))
+		all := run(0, 1, 6)
+		replicate(t, p, all[:3])
+		arrived, release := fsys.Block(errfs.Rule{Site: siteFlush})
+		done := make(chan struct{})
+		go func() { defer close(done); replicate(t, p, all[3:]) }()
+		<-arrived
+		hw, err := p.setHighWatermark(ctx, endOf(0, all))
+		require.NoError(t, err)
+		require.Equal(t, endOf(0, all[:3]), hw)
+		requireSent(t, all[:3], p)
+		release()
+		<-done
+		showAll(t, p)
+		requireSent(t, all, p)
+	})
+}
+
+// An unclean stop of a partition of its own leaves a gap; becoming a replica
+// cuts it off, also if an epoch has begun behind it.
+func TestReplicaHasNoGapAtItsEnd(t *testing.T) {
+	for _, kept := range []int{0, 3} {
+		for _, begun := range []bool{false, true} {
+			disk := afterLoss(t, kept)
+			fsys := errfs.New(disk)
+			l, p := openGap(t, fsys)
+			if begun {
+				var remove []func()
+				for _, kind := range []errfs.Kind{errfs.Write, errfs.Allocate} {
+					for _, base := range []Offset{0, 100} {
+						rule := errfs.Rule{Kind: kind, Name: p.path(logFileName(base)), Err: vfs.ErrNoSpace}
+						remove = append(remove, fsys.Add(rule))
+					}
+				}
+				_, err := p.Append(ctx, Record{})
+				require.ErrorIs(t, err, ErrDiskFull)
+				for _, f := range remove {
+					f()
+				}
+			}
+			require.Equal(t, Offset(100), p.Bounds().End)
+			require.NoError(t, p.becomeReplica(ctx, 100))
+			want := Bounds{LastStable: Offset(kept), HighWatermark: Offset(kept), End: Offset(kept)}
+			require.Equal(t, want, p.Bounds(), "%d kept, begun: %v", kept, begun)
+			more := run(Offset(kept), 1, 3)
+			replicate(t, p, more)
+			require.NoError(t, kill(l))
+			l, p = openGap(t, disk)
+			require.Equal(t, endOf(0, more), p.Bounds().End)
+			require.NoError(t, l.Close())
+		}
+	}
+}
+
+// After any truncations, appends and high watermarks, killed in between or not,
+// a replica is what a list of batches says.
+func TestReplicaAgreesWithAList(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		fsys := memfs.New()
+		flush := rapid.SampledFrom([]FlushPolicy{FlushBeforeAck, FlushAsync}).Draw(t, "flush")
+		var all []sent
+		var start, hw Offset
+		epoch := int32(0)
+		var l *Log
+		var p *Partition
+		reopen := func() {
+			l = openAt2(t, fsys)
+			top, err := l.EnsureTopic(ctx, "topic", &TopicConfig{Flush: flush, FlushInterval: Forever, SegmentBytes: 1024})
+			require.NoError(t, err)
+			p = top.partitions[0]
+			require.NoError(t, p.becomeReplica(ctx, hw))
+		}
+		reopen()
+		offset := func(name string) Offset {
+			return Offset(rapid.Int64Range(max(0, int64(start)-3), int64(endOf(start, all))+3).Draw(t, name))
+		}
+		for range rapid.IntRange(1, 25).Draw(t, "steps") {
+			switch rapid.IntRange(0, 7).Draw(t, "what") {
+			case 0, 1, 2:
+				epoch += rapid.Int32Range(0, 1).Draw(t, "epoch")
+				more := run(endOf(start, all), epoch, rapid.IntRange(1, 25).Draw(t, "batches"))
+				_, err := p.appendReplica(ctx, encodeAll(more))
+				require.NoError(t, err)
+				all = append(all, more...)
+			case 3:
+				o := offset("high watermark")
+				got, err := p.setHighWatermark(ctx, o)
+				require.NoError(t, err)
+				hw = max(hw, endOf(start, before(all, o)))
+				require.Equal(t, hw, got)
+			case 4, 5:
+				n := offset("cut")
+				require.NoError(t, p.truncateTo(ctx, n))
+				all, epoch = before(all, n), epoch+1
+				start = min(start, n)
+				if hw = min(hw, endOf(start, all)); len(all) == 0 {
+					hw = start
+				}
+			case 6:
+				start = offset("restart")
+				require.NoError(t, p.truncateFullyAndStartAt(ctx, start))
+				all, hw, epoch = nil, start, epoch+1
+			case 7:
+				if rapid.Bool().Draw(t, "killed") {
+					require.NoError(t, kill(l))
+				} else {
+					require.NoError(t, l.Close())
+				}
+				reopen()
+			}
+			all = all[:len(all):len(all)]
+			require.Equal(t, Bounds{Start: start, LastStable: hw, HighWatermark: hw, End: endOf(start, all)}, p.Bounds())
+			requireEpochs(t, epochsIn(all), p)
+			got, err := readSent(p)
+			require.NoError(t, err)
+			require.Equal(t, append([]sent{}, before(all, hw)...), append([]sent{}, got...))
+		}
+		require.NoError(t, l.Close())
+	})
+}
+
+// openAt2 is openAt for a rapid.T.
+func openAt2(t *rapid.T, fsys vfs.FS) *Log {
+	l, err := open(fsys, "/data", nil)
+	require.NoError(t, err)
+	return l
+}
