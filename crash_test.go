@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -84,7 +85,10 @@ func newCrashRun(skip vfs.Site, seeds uint64, everywhere bool) *crashRun {
 	mem := memfs.New()
 	c := &crashRun{mem: mem, fs: errfs.New(mem), skip: skip, seeds: seeds}
 	c.fs.Skip(skip)
+	var mu sync.Mutex // opening flushes in the background
 	c.fs.OnOp(func(op errfs.Op) error {
+		mu.Lock()
+		defer mu.Unlock()
 		if everywhere && c.broken == nil {
 			c.crash(op)
 		}
@@ -218,8 +222,11 @@ func (c *crashRun) crash(op errfs.Op) {
 func (c *crashRun) verify(disk *memfs.FS, seed uint64) error {
 	fsys := errfs.New(disk)
 	fsys.Skip(c.skip)
+	var mu sync.Mutex // opening flushes in the background
 	var again error
 	fsys.OnOp(func(op errfs.Op) error {
+		mu.Lock()
+		defer mu.Unlock()
 		if again == nil && op.N%19 == int64(seed)%19 {
 			_, again = c.check(disk.CrashClone(seed), c.acked, 0)
 		}
