@@ -6,29 +6,38 @@ import (
 	"os"
 )
 
-// noSpaceError stands in for an operating system's error that says that the
-// disk is full. It unwraps to both ErrNoSpace and that error.
-type noSpaceError struct{ cause error }
+// shortageError stands in for an operating system's error that says what it has
+// too little of. It unwraps to both our name for that and that error.
+type shortageError struct{ name, cause error }
 
-func (e *noSpaceError) Error() string { return e.cause.Error() }
+func (e *shortageError) Error() string { return e.cause.Error() }
 
-func (e *noSpaceError) Unwrap() []error { return []error{ErrNoSpace, e.cause} }
+func (e *shortageError) Unwrap() []error { return []error{e.name, e.cause} }
 
-// noSpace makes err, if it is an error of the package os because of a full
-// disk, unwrap to ErrNoSpace, and leaves its place and operation as they are.
-func noSpace(err error) error {
-	if err == nil || !diskFull(err) {
+// shortage makes err, if it is an error of the package os because of a full disk
+// or too many open files, unwrap to ErrNoSpace or ErrNoFiles, and leaves its
+// place and operation as they are.
+func shortage(err error) error {
+	var name error
+	switch {
+	case err == nil:
+		return nil
+	case diskFull(err):
+		name = ErrNoSpace
+	case tooManyFiles(err):
+		name = ErrNoFiles
+	default:
 		return err
 	}
 	var path *fs.PathError
 	var link *os.LinkError
 	switch {
 	case errors.As(err, &path):
-		return &fs.PathError{Op: path.Op, Path: path.Path, Err: &noSpaceError{path.Err}}
+		return &fs.PathError{Op: path.Op, Path: path.Path, Err: &shortageError{name, path.Err}}
 	case errors.As(err, &link):
-		return &os.LinkError{Op: link.Op, Old: link.Old, New: link.New, Err: &noSpaceError{link.Err}}
+		return &os.LinkError{Op: link.Op, Old: link.Old, New: link.New, Err: &shortageError{name, link.Err}}
 	}
-	return &noSpaceError{err}
+	return &shortageError{name, err}
 }
 
 func pathError(op, name string, err error) error {

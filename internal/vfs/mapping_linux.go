@@ -87,7 +87,7 @@ func (m *mapping) Prefault(off, n int) error {
 	case errors.Is(err, unix.EFAULT) || errors.Is(err, unix.EHWPOISON):
 		return pathError("prefault", m.name, ErrFault)
 	}
-	return noSpace(pathError("prefault", m.name, err))
+	return shortage(pathError("prefault", m.name, err))
 }
 
 func (m *mapping) Detach(off, n int) error {

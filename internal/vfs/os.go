@@ -29,11 +29,11 @@ func (osFS) Open(name string) (File, error) { return open(name, os.O_RDONLY) }
 
 func (osFS) OpenWrite(name string) (File, error) { return open(name, os.O_RDWR) }
 
-func (osFS) Rename(from, to string) error { return noSpace(rename(from, to)) }
+func (osFS) Rename(from, to string) error { return shortage(rename(from, to)) }
 
 func (osFS) Remove(name string) error { return os.Remove(name) }
 
-func (osFS) Mkdir(name string) error { return noSpace(os.Mkdir(name, 0o755)) }
+func (osFS) Mkdir(name string) error { return shortage(os.Mkdir(name, 0o755)) }
 
 func (osFS) ReadDir(name string) ([]DirEntry, error) {
 	list, err := os.ReadDir(name)
@@ -79,7 +79,7 @@ func (osFS) Stat(name string) (DirEntry, error) {
 func (osFS) SyncDir(_ Site, name string) error {
 	f, err := os.Open(name)
 	if err != nil {
-		return err
+		return shortage(err)
 	}
 	defer f.Close()
 	info, err := f.Stat()
@@ -89,13 +89,13 @@ func (osFS) SyncDir(_ Site, name string) error {
 	if !info.IsDir() {
 		return pathError("syncdir", name, syscall.ENOTDIR)
 	}
-	return noSpace(syncDir(f))
+	return shortage(syncDir(f))
 }
 
 func (osFS) Lock(name string) (io.Closer, error) {
 	f, err := openFile(name, os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
-		return nil, noSpace(err)
+		return nil, shortage(err)
 	}
 	if err := lockFile(f); err != nil {
 		f.Close()
@@ -137,7 +137,7 @@ type osFile struct {
 func open(name string, flag int) (File, error) {
 	f, err := openFile(name, flag, 0o644)
 	if err != nil {
-		return nil, noSpace(err)
+		return nil, shortage(err)
 	}
 	if flag == os.O_RDONLY { // which opens directories too
 		info, err := f.Stat()
@@ -154,7 +154,7 @@ func open(name string, flag int) (File, error) {
 
 func (o *osFile) Name() string { return o.f.Name() }
 
-func (o *osFile) Close() error { return noSpace(o.f.Close()) }
+func (o *osFile) Close() error { return shortage(o.f.Close()) }
 
 func (o *osFile) Size() (int64, error) {
 	info, err := o.f.Stat()
@@ -179,14 +179,14 @@ func (o *osFile) WriteAt(p []byte, off int64) (int, error) {
 	o.growing.RLock()
 	defer o.growing.RUnlock()
 	n, err := o.f.WriteAt(p, off)
-	return n, noSpace(err)
+	return n, shortage(err)
 }
 
 func (o *osFile) Truncate(size int64) error {
 	if err := o.mayChange("truncate", size, 0); err != nil {
 		return err
 	}
-	return noSpace(o.f.Truncate(size))
+	return shortage(o.f.Truncate(size))
 }
 
 func (o *osFile) Allocate(off, n int64) error {
@@ -197,7 +197,7 @@ func (o *osFile) Allocate(off, n int64) error {
 	if err != nil {
 		return err
 	}
-	return noSpace(o.allocate(off, n))
+	return shortage(o.allocate(off, n))
 }
 
 func (o *osFile) Zero(_ Site, off, n int64) error {
@@ -212,10 +212,10 @@ func (o *osFile) Zero(_ Site, off, n int64) error {
 	if n <= 0 {
 		return nil
 	}
-	return noSpace(o.zero(off, n))
+	return shortage(o.zero(off, n))
 }
 
-func (o *osFile) Sync(_ Site) error { return noSpace(o.sync()) }
+func (o *osFile) Sync(_ Site) error { return shortage(o.sync()) }
 
 func (o *osFile) Map(off int64, n int, writable bool) (Mapping, error) {
 	if off < 0 || off%PageSize != 0 || n <= 0 || off > math.MaxInt64-int64(n) {

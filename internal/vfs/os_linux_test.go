@@ -107,16 +107,16 @@ func TestFullDeviceIsErrNoSpace(t *testing.T) {
 // themselves, in their old place; others are left alone.
 func TestNoSpaceKeepsThePlace(t *testing.T) {
 	for _, code := range []error{syscall.ENOSPC, syscall.EDQUOT} {
-		err := noSpace(&os.LinkError{Op: "rename", Old: "a", New: "b", Err: code})
+		err := shortage(&os.LinkError{Op: "rename", Old: "a", New: "b", Err: code})
 		require.ErrorIs(t, err, ErrNoSpace)
 		require.ErrorIs(t, err, code)
 		var link *os.LinkError
 		require.ErrorAs(t, err, &link)
 		require.Equal(t, "b", link.New)
-		require.ErrorIs(t, noSpace(code), ErrNoSpace)
+		require.ErrorIs(t, shortage(code), ErrNoSpace)
 	}
-	require.NoError(t, noSpace(nil))
-	require.NotErrorIs(t, noSpace(syscall.EIO), ErrNoSpace)
+	require.NoError(t, shortage(nil))
+	require.NotErrorIs(t, shortage(syscall.EIO), ErrNoSpace)
 }
 
 // Allocate really takes blocks from the disk, and the fall-backs for file

@@ -25,4 +25,6 @@ func unlockFile(*os.File) error { return nil }
 
 func maxFiles() int { return math.MaxInt }
 
+func tooManyFiles(error) bool { return false }
+
 func diskFull(error) bool { return false }

@@ -25,6 +25,10 @@ var ErrLocked = errors.New("file is locked by another owner")
 // full or a quota is used up.
 var ErrNoSpace = errors.New("no space left on device")
 
+// ErrNoFiles is what the error of opening a file unwraps to when the process, or
+// the system, may have no more files open. Nothing was done.
+var ErrNoFiles = errors.New("too many open files")
+
 // ErrFault is what the error of a [Mapping] unwraps to when the memory behind
 // it could not be read or written: the file was cut, or the device failed.
 var ErrFault = errors.New("memory fault in a mapped file")
