@@ -46,6 +46,7 @@ type diskSpace struct {
 	turn   chan struct{}
 	held   bool // the file has its space
 	making bool // the file is being made again, in the background
+	given  int  // counts how often it was given up
 }
 
 func newDiskSpace(l *Log) *diskSpace {
@@ -151,28 +152,41 @@ func (s *diskSpace) open() {
 	}
 }
 
-// allocateAgain makes the file after it was given up, or could not be made.
+// allocateAgain makes the file after it was given up, or could not be made. That
+// takes its time, so it is done without the turn; if the file is given up
+// meanwhile, it is removed once it is made.
 func (s *diskSpace) allocateAgain() {
+	s.turn <- struct{}{}
+	given := s.given
+	<-s.turn
+	err := s.make()
 	s.turn <- struct{}{}
 	defer func() { <-s.turn }()
 	s.making = false
-	_ = s.allocate() // a later look tries once more
+	if s.held = err == nil && given == s.given; !s.held {
+		_ = s.log.fs.Remove(s.path()) // a later look tries once more
+	}
 }
 
 // allocate makes the file and sets its space aside. It is not flushed: if a crash
 // takes it, it is made again. The caller holds the turn.
 func (s *diskSpace) allocate() error {
-	file, err := s.log.fs.OpenWrite(s.path())
-	if err != nil {
-		file, err = s.log.fs.Create(s.path())
-	}
-	if err == nil {
-		err = errors.Join(file.Allocate(0, s.log.reserveBytes), file.Close())
-	}
+	err := s.make()
 	if s.held = err == nil; !s.held {
 		_ = s.log.fs.Remove(s.path()) // a part of it is of no use
 	}
 	return err
+}
+
+func (s *diskSpace) make() error {
+	file, err := s.log.fs.OpenWrite(s.path())
+	if err != nil {
+		file, err = s.log.fs.Create(s.path())
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(file.Allocate(0, s.log.reserveBytes), file.Close())
 }
 
 // release gives the file's space back. It returns false if there is no file.
@@ -180,6 +194,7 @@ func (s *diskSpace) release() bool {
 	s.turn <- struct{}{}
 	defer func() { <-s.turn }()
 	s.held = false
+	s.given++
 	return s.log.fs.Remove(s.path()) == nil
 }
 

@@ -16,10 +16,11 @@ import (
 //     (vfs.Space.MapWrites).
 //   - A page fault holds up a thread of the Go scheduler. So the pages behind the
 //     end are touched ahead, on a goroutine of the log; an append that finds none
-//     touched writes instead. Bytes are read from the mapping only where this
-//     incarnation wrote them.
-//   - A mapping costs an entry of the kernel's tables, and space in the file. So a
-//     partition has none before it is busy, and none once it is idle.
+//     touched writes instead. Bytes are read from the mapping only while they are
+//     not flushed.
+//   - A mapping costs an entry of the kernel's tables. So a partition has none
+//     before it is busy, what is flushed is given back, and all of it once it is
+//     idle. The space behind the end stays until the segment is full or closed.
 const (
 	// maxMappedWrite is the largest batch that is copied into the mapping. Larger
 	// ones are written as fast, and need no pages touched.
@@ -99,9 +100,9 @@ func (list extents) end() int64 {
 // partition's lock, except for list.
 type mapping struct {
 	list atomic.Pointer[extents]
-	// own is the first byte that this incarnation wrote: what is before it may not
-	// be in memory. Constant.
-	own int64
+	// own is the first byte that is read from here: this incarnation wrote it, and
+	// it is not flushed, so it is in memory. What is before it may not be.
+	own atomic.Int64
 	// touched ends the pages that are allocated, mapped and present; at or before
 	// the segment's size there are none.
 	touched int64
@@ -112,9 +113,9 @@ type mapping struct {
 	// less.
 	touching, extending chan struct{}
 
-	grown bool // the file may be longer than the segment
-	fixed bool // nothing more is mapped, since nothing more is appended
-	cuts  int  // counts how often all was unmapped
+	grown  bool // the file may be longer than the segment
+	fixed  bool // nothing more is mapped, since nothing more is appended
+	unmaps int  // counts how often all was unmapped
 }
 
 // load returns what is mapped.
@@ -125,9 +126,9 @@ func (m *mapping) load() extents {
 	return nil
 }
 
-// read copies bytes that this incarnation wrote, if they are mapped.
+// read copies bytes that are in memory for sure, if they are mapped.
 func (m *mapping) read(p []byte, off int64) bool {
-	if off < m.own {
+	if off < m.own.Load() {
 		return false
 	}
 	x := m.load().find(off, len(p))
@@ -162,8 +163,28 @@ func (m *mapping) unmap() extents {
 	list := m.load()
 	m.list.Store(nil)
 	m.touched, m.step, m.next = 0, 0, 0
-	m.cuts++
+	m.unmaps++
 	return list
+}
+
+// flushed takes note that the first size bytes are on the disk: who reads there
+// reads the file. It returns the extents that nobody needs any more, for release.
+// Called under the partition's lock.
+func (m *mapping) flushed(size int64) extents {
+	m.own.Store(size)
+	list := m.load()
+	n := 0
+	for n < len(list) && list[n].end <= size {
+		n++
+	}
+	if n > 0 {
+		if rest := list[n:]; len(rest) > 0 {
+			m.list.Store(&rest)
+		} else {
+			m.list.Store(nil)
+		}
+	}
+	return list[:n]
 }
 
 // release unmaps in the background. Called without a lock.
@@ -180,86 +201,82 @@ func (list extents) unpin() {
 	}
 }
 
-// mapsFor says whether an append of n bytes should first map the active segment.
-// Called under mu.
+// mapsFor says whether an append of n bytes should have the active segment
+// mapped. Called under mu.
 func (p *Partition) mapsFor(n int) bool {
-	m := &p.active().mapped
 	return p.topic.log.mapWrites && n <= maxMappedWrite && p.topic.config().Flush == FlushAsync &&
-		m.list.Load() == nil && m.extending == nil && !m.fixed &&
-		p.unflushed() >= p.topic.log.mapAfter && p.active().size >= m.next
-}
-
-// mapFirst maps the active segment, as a change while which nothing is appended.
-func (p *Partition) mapFirst() error {
-	p.mu.Lock()
-	seg, done := p.active(), make(chan struct{})
-	if seg.mapped.extending != nil || seg.mapped.touching != nil {
-		p.mu.Unlock()
-		return nil
-	}
-	seg.mapped.extending = done
-	p.mu.Unlock()
-	p.extend(seg, done)
-
-	p.mu.Lock()
-	done = make(chan struct{})
-	seg.mapped.touching = done
-	p.mu.Unlock()
-	p.touch(seg, done)
-	return nil
+		p.unflushed() >= p.topic.log.mapAfter
 }
 
 // growSoon touches more pages in the background when a quarter of those ahead
-// is used. Called under mu, after an append.
-func (p *Partition) growSoon() {
+// is used, and maps a first extent when an append of n bytes shows that the
+// partition is busy. Called under mu, after the append.
+func (p *Partition) growSoon(n int) {
 	seg := p.active()
 	m := &seg.mapped
-	if seg.size < m.next || m.touching != nil || m.list.Load() == nil {
-		return
+	switch {
+	case seg.size < m.next || m.fixed || m.touching != nil || m.extending != nil && m.list.Load() == nil:
+	case m.list.Load() != nil:
+		p.inTask(&m.touching, func() { p.touch(seg) })
+	case p.mapsFor(n):
+		p.inTask(&m.extending, func() { p.extend(seg) })
 	}
+}
+
+// inTask runs f on a goroutine of the log, with task set to what is closed when it
+// has ended. Called under mu.
+func (p *Partition) inTask(task *chan struct{}, f func()) {
 	done := make(chan struct{})
-	m.touching = done
-	if !p.topic.log.start(func() { p.touch(seg, done) }) {
-		m.touching = nil
+	*task = done
+	started := p.topic.log.start(func() {
+		defer func() {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			*task = nil
+			close(done)
+		}()
+		f()
+	})
+	if !started {
+		*task = nil
 	}
 }
 
 // touch makes pages behind the end present, piece by piece. If they are not when
 // an append needs them, it writes.
-func (p *Partition) touch(seg *segment, done chan struct{}) {
+func (p *Partition) touch(seg *segment) {
 	m := &seg.mapped
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	cuts, step := m.cuts, min(max(p.topic.log.minTouch, m.step), maxTouch)
-	for m.cuts == cuts && !m.fixed {
+	unmaps, step := m.unmaps, min(max(p.topic.log.minTouch, m.step), maxTouch)
+	for m.unmaps == unmaps && !m.fixed {
 		list, from := m.load(), max(seg.size, m.touched)
 		to := min(from+touchPiece, seg.size+step, list.end())
 		if from >= to {
 			break
 		}
-		p.mu.Unlock()
-		ok := list.touch(from, to)
-		p.mu.Lock()
-		if !ok {
+		if !p.unlockAndTouch(list, from, to) {
+			step = p.topic.log.minTouch / 2
 			break
 		}
-		if m.cuts == cuts && !m.fixed {
+		if m.unmaps == unmaps && !m.fixed {
 			m.touched = to
 		}
 	}
-	close(done)
-	m.touching = nil
-	if m.cuts != cuts || m.fixed {
+	if m.unmaps != unmaps || m.fixed {
 		return
 	}
 	m.step, m.next = 2*step, seg.size+step/4
 	if m.load().end()-seg.size < 2*step && m.extending == nil {
-		done := make(chan struct{})
-		m.extending = done
-		if !p.topic.log.start(func() { p.extend(seg, done) }) {
-			m.extending = nil
-		}
+		p.inTask(&m.extending, func() { p.extend(seg) })
 	}
+}
+
+// unlockAndTouch is called with mu held, and returns with it held.
+func (p *Partition) unlockAndTouch(list extents, from, to int64) bool {
+	p.mu.Unlock()
+	defer p.mu.Lock()
+	return list.touch(from, to)
 }
 
 // touch makes the pages of [from, to) present, as far as they are mapped.
@@ -287,27 +304,30 @@ func (list extents) detach(from, to int64) {
 }
 
 // extend sets the space behind what is mapped aside, and maps it too.
-func (p *Partition) extend(seg *segment, done chan struct{}) {
+func (p *Partition) extend(seg *segment) {
 	m := &seg.mapped
 	p.mu.Lock()
-	size, cuts, list := seg.size, m.cuts, m.load()
+	size, unmaps, end := seg.size, m.unmaps, m.load().end()
 	m.grown = true
 	p.mu.Unlock()
 
-	x := p.mapExtent(seg, max(size, list.end()))
+	x := p.mapExtent(seg, max(size, end))
 
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	close(done)
-	m.extending = nil
-	switch {
+	late := m.unmaps != unmaps || m.fixed
+	switch list := m.load(); {
 	case x == nil:
 		m.next = seg.size + max(p.topic.log.minTouch, m.step)
-	case m.cuts != cuts || m.fixed:
-		x.unpin()
-	default:
+	case !late:
 		more := append(append(make(extents, 0, len(list)+1), list...), x)
 		m.list.Store(&more)
+		if m.touching == nil && m.touched <= seg.size {
+			p.inTask(&m.touching, func() { p.touch(seg) })
+		}
+	}
+	p.mu.Unlock()
+	if x != nil && late {
+		x.unpin()
 	}
 }
 
@@ -341,12 +361,13 @@ func (p *Partition) fix(seg *segment) error {
 		return nil
 	}
 	length, err := seg.file.Size()
-	if err == nil && length > size {
-		p.mu.Lock()
-		p.cut = true
-		p.mu.Unlock()
-		err = seg.file.Truncate(size)
+	if err != nil || length <= size {
+		return err
 	}
+	err = seg.file.Truncate(size)
+	p.mu.Lock()
+	p.cut++ // after it: a flush that is running does not cover it
+	p.mu.Unlock()
 	return err
 }
 

@@ -15,7 +15,9 @@ import (
 const maxOpenFiles = 4096
 
 // files opens the files of segments when they are used, and closes those that
-// were not used for longest when too many are open.
+// were not used for longest when too many are open. Those that are not flushed or
+// are mapped stay open: what could not be opened could not be flushed, and of a
+// file that is closed the system may forget that a write failed.
 type files struct {
 	fs    vfs.FS
 	limit int
@@ -72,6 +74,7 @@ type segmentFile struct {
 	files *files
 	file  atomic.Pointer[openFile] // nil while it is not open. Set under mu
 	used  atomic.Bool              // since the hand passed it
+	dirty atomic.Bool              // it was changed or mapped since it was flushed
 	mu    sync.Mutex               // one goroutine opens it
 	name  string                   // guarded by mu
 	ended atomic.Bool              // closed for good. Set under mu
@@ -123,20 +126,29 @@ func (all *files) admit(f *segmentFile) *openFile {
 	if len(all.ring) <= all.limit {
 		return nil
 	}
-	for {
+	for range 2 * len(all.ring) { // the second time nothing was used
 		all.hand %= len(all.ring)
 		old := all.ring[all.hand]
-		if old != f && !old.used.Swap(false) {
+		if old != f && !old.dirty.Load() && !old.used.Swap(false) {
 			all.ring = slices.Delete(all.ring, all.hand, all.hand+1)
 			return old.file.Swap(nil)
 		}
 		all.hand++
 	}
+	return nil // each has something to flush
 }
 
 // closed says whether err came because o was closed to make room.
 func (f *segmentFile) closed(o *openFile, err error) bool {
 	return errors.Is(err, fs.ErrClosed) && f.file.Load() != o && !f.ended.Load()
+}
+
+// changed notes that the file is to be flushed, also if it was changed through a
+// mapping.
+func (f *segmentFile) changed() {
+	if !f.dirty.Load() {
+		f.dirty.Store(true)
+	}
 }
 
 // do calls op with the open file.
@@ -173,6 +185,7 @@ func (f *segmentFile) ReadAt(p []byte, off int64) (int, error) {
 }
 
 func (f *segmentFile) WriteAt(p []byte, off int64) (int, error) {
+	f.changed()
 	for {
 		o, err := f.get()
 		if err != nil {
@@ -190,19 +203,29 @@ func (f *segmentFile) Size() (size int64, err error) {
 }
 
 func (f *segmentFile) Truncate(size int64) error {
+	f.changed()
 	return f.do(func(file vfs.File) error { return file.Truncate(size) })
 }
 
 func (f *segmentFile) Allocate(off, n int64) error {
+	f.changed()
 	return f.do(func(file vfs.File) error { return file.Allocate(off, n) })
 }
 
 func (f *segmentFile) Zero(site vfs.Site, off, n int64) error {
+	f.changed()
 	return f.do(func(file vfs.File) error { return file.Zero(site, off, n) })
 }
 
+// Sync does not see what is written while it runs; nor does its caller, who takes
+// note of more to flush before the next one.
 func (f *segmentFile) Sync(site vfs.Site) error {
-	return f.do(func(file vfs.File) error { return file.Sync(site) })
+	dirty := f.dirty.Swap(false)
+	err := f.do(func(file vfs.File) error { return file.Sync(site) })
+	if err != nil && dirty {
+		f.dirty.Store(true)
+	}
+	return err
 }
 
 func (f *segmentFile) Map(off int64, n int, writable bool) (m vfs.Mapping, err error) {

@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rifflelog/riffle/internal/vfs"
+	"github.com/rifflelog/riffle/internal/vfs/errfs"
 	"github.com/rifflelog/riffle/internal/vfs/memfs"
 )
 
@@ -23,7 +24,8 @@ func (fewFiles) MaxFiles() int { return 32 }
 func TestOpenFilesAreLimited(t *testing.T) {
 	const topics, records, limit = 20, 100, 8
 	disk := memfs.New()
-	others := 3 // .lock, bounds, and one that is being opened
+	// .lock, bounds, one that is being opened, and what FlushAsync has not flushed.
+	others := 3 + topics/2
 	l, err := open(fewFiles{disk}, "/data", nil)
 	require.NoError(t, err)
 	part := func(i int) *Partition {
@@ -71,7 +73,8 @@ func TestFileOpensAgain(t *testing.T) {
 	other, err := all.create("/b")
 	require.NoError(t, err)
 	closeIt := func() {
-		for range 2 { // the first time it has been used
+		require.NoError(t, file.Sync("")) // else it stays open
+		for range 2 {                     // the first time it has been used
 			_, err := other.Size()
 			require.NoError(t, err)
 			require.NoError(t, other.Close())
@@ -112,4 +115,43 @@ func TestFileOpensAgain(t *testing.T) {
 	require.ErrorIs(t, file.Close(), fs.ErrClosed)
 	_, err = file.ReadAt(buf, 0)
 	require.ErrorIs(t, err, fs.ErrClosed)
+}
+
+// TestTooManyOpenFilesHeals lets the process have no descriptor for a while:
+// appends that need one say so, nothing is written, and all go on afterwards.
+func TestTooManyOpenFilesHeals(t *testing.T) {
+	for _, flush := range []FlushPolicy{FlushBeforeAck, FlushAsync} {
+		fsys := errfs.New(fewFiles{memfs.New()})
+		l, err := open(fsys, "/data", nil)
+		require.NoError(t, err)
+		var parts []*Partition
+		for i := range 20 {
+			parts = append(parts, partOf(t, l, fmt.Sprint("topic", i), &TopicConfig{Flush: flush}))
+			appendValues(t, parts[i], 0, 1)
+		}
+		for _, p := range parts {
+			p.mu.Lock()
+			require.NoError(t, p.unlockAndFlush(ctx, 1))
+		}
+		_, err = l.CreateTopic(ctx, "other", nil) // a file more is open
+		require.NoError(t, err)
+		allow := fsys.FailKind(errfs.OpenWrite, 0, vfs.ErrNoFiles)
+		refused := 0
+		ends := make([]Offset, len(parts))
+		for i, p := range parts {
+			if _, err := p.Append(ctx, Record{}); err != nil {
+				require.ErrorIs(t, err, vfs.ErrNoFiles)
+				refused++
+			}
+			ends[i] = p.Bounds().End
+		}
+		require.Positive(t, refused)
+		allow()
+		for i, p := range parts {
+			at, err := p.Append(ctx, Record{})
+			require.NoError(t, err)
+			require.Equal(t, ends[i], at)
+		}
+		require.NoError(t, l.Close())
+	}
 }

@@ -41,7 +41,7 @@ type flushRound struct {
 // held, and releases it. If ctx ends first, the flush goes on without the
 // caller, who gets ErrInDoubt.
 func (p *Partition) unlockAndFlush(ctx context.Context, end Offset) error {
-	if p.flushed >= end && !p.cut {
+	if p.flushed >= end && p.cut == p.cutFlushed {
 		p.mu.Unlock()
 		return nil
 	}
@@ -109,8 +109,8 @@ func (p *Partition) flush(round *flushRound) {
 	if seg != nil {
 		size, touched = seg.size, seg.mapped.touched
 	}
-	needed := err == nil && (p.flushed < end || p.cut)
-	p.cut = p.cut && err != nil
+	cut := p.cut
+	needed := err == nil && (p.flushed < end || cut > p.cutFlushed)
 	p.mu.Unlock()
 
 	began := time.Now()
@@ -121,6 +121,7 @@ func (p *Partition) flush(round *flushRound) {
 	}
 	took := time.Since(began)
 
+	var unneeded extents
 	p.mu.Lock()
 	if needed {
 		p.count().flushed(took, err)
@@ -132,8 +133,10 @@ func (p *Partition) flush(round *flushRound) {
 		round.err = fmt.Errorf("%w: %w: %w", ErrPartitionFailed, ErrInDoubt, err)
 	} else {
 		p.flushed = max(p.flushed, end)
-		if seg == p.active() {
+		p.cutFlushed = max(p.cutFlushed, cut)
+		if seg != nil && seg == p.active() {
 			p.flushedSize = size
+			unneeded = seg.mapped.flushed(size)
 		}
 		if end > Offset(p.highWatermark.Load()) {
 			p.commit(end, seg, size)
@@ -144,6 +147,7 @@ func (p *Partition) flush(round *flushRound) {
 	}
 	p.mu.Unlock()
 	close(round.done)
+	p.topic.log.release(unneeded)
 	p.wake()
 	p.reportFailure()
 	p.topic.log.flushBoundsSoon(size - from)
@@ -176,14 +180,17 @@ func (p *Partition) flushAfter(interval time.Duration) {
 }
 
 // flushOnTime runs when FlushInterval has passed since the first unflushed
-// append.
+// append, or since it ran last for a partition that is mapped: if nothing is to be
+// flushed then, it is idle, and is unmapped.
 func (p *Partition) flushOnTime() {
 	p.mu.Lock()
 	p.timed = false
 	seg := p.active()
 	var unmapped extents
 	switch {
-	case p.closed || p.failed != nil || seg == nil:
+	case p.closed || seg == nil:
+	case p.failed != nil:
+		unmapped = seg.mapped.unmap()
 	case p.flushed < p.dataEnd:
 		p.flushInBackground()
 		if seg.mapped.step = 0; seg.mapped.list.Load() != nil {
@@ -209,7 +216,7 @@ func (p *Partition) flushInBackground() {
 func (p *Partition) flushFound() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.damaged == nil && (p.flushed < p.dataEnd || p.cut) {
+	if p.damaged == nil && (p.flushed < p.dataEnd || p.cut > p.cutFlushed) {
 		p.flushInBackground()
 	}
 }

@@ -99,7 +99,8 @@ var defaultTuning = tuning{
 }
 
 // Open opens the log in dir, making it if there is none and recovering it if it
-// was not closed. Other files in dir are left alone. It reads what is there once; it waits for no other process.
+// was not closed. Other files in dir are left alone. It reads what is there once;
+// it waits for no other process.
 // One process at a time may have a directory open, once: ErrLocked. An error
 // that is about a path is a *fs.PathError, and ErrCorrupt names the file.
 func Open(dir string, opts *Options) (*Log, error) {

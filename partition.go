@@ -13,6 +13,7 @@ import (
 	"github.com/rifflelog/riffle/internal/batch"
 	"github.com/rifflelog/riffle/internal/compress"
 	"github.com/rifflelog/riffle/internal/invariants"
+	"github.com/rifflelog/riffle/internal/vfs"
 )
 
 // Partition is one ordered log of records. Its methods are safe for concurrent
@@ -44,20 +45,22 @@ type Partition struct {
 	// Invariant: flushed <= end, flushedSize <= size of the active segment.
 	flushed     Offset
 	flushedSize int64
-	cut         bool          // the active segment's file was cut, which is not flushed
-	changing    chan struct{} // closed when the change that is under way has ended; nil if none is
-	begun       bool          // this incarnation may append
-	mustRoll    bool          // a roll has failed on its way
-	start       Offset        // of the first segment
-	dataEnd     Offset        // after the last batch: below end in a gap
-	epoch       int32         // of batches that are appended; until begun the highest known, or noEpoch
-	entry       *boundsEntry  // nil until there is a directory
+	// cut counts how often the active segment's file was cut, cutFlushed how many of
+	// these a flush has covered.
+	cut, cutFlushed int
+	changing        chan struct{} // closed when the change that is under way has ended; nil if none is
+	begun           bool          // this incarnation may append
+	mustRoll        bool          // a roll has failed on its way
+	start           Offset        // of the first segment
+	dataEnd         Offset        // after the last batch: below end in a gap
+	epoch           int32         // of batches that are appended; until begun the highest known, or noEpoch
+	entry           *boundsEntry  // nil until there is a directory
 	// ceiling is the offset that no record may have before a higher one is on
 	// the disk; asked is the one that was set there last. Invariant: end <=
 	// ceiling <= asked, once begun.
 	ceiling, asked Offset
 	raising        bool        // in the background
-	timer          *time.Timer // runs while a FlushAsync partition has unflushed bytes
+	timer          *time.Timer // runs while a FlushAsync partition has unflushed bytes or is mapped
 	timed          bool
 	counts         *counts // nil until there is something to count
 	replica        bool    // its batches and its high watermark come from a leader
@@ -262,6 +265,7 @@ func (p *Partition) appendRaw(b batch.Batch) (unmapped extents, err error) {
 	}()
 	seg := p.active()
 	if unmapped, err = seg.append(b); err != nil {
+		p.cut++
 		err = p.writeFailed(err)
 	} else {
 		end := Offset(b.NextOffset())
@@ -271,7 +275,7 @@ func (p *Partition) appendRaw(b batch.Batch) (unmapped extents, err error) {
 		if p.topic.config().Flush == FlushAsync {
 			p.commit(end, seg, seg.size)
 			p.flushLater()
-			p.growSoon()
+			p.growSoon(len(b))
 		}
 	}
 	ok = true
@@ -302,8 +306,6 @@ func (p *Partition) lockWithRoom(ctx context.Context, b batch.Batch, now int64) 
 			change = p.roll
 		case end+Offset(b.Count()) > p.ceiling:
 			change = func() error { return p.raiseCeiling(end + Offset(b.Count())) }
-		case p.mapsFor(len(b)):
-			change = p.mapFirst
 		case p.unflushed() == 0 || p.unflushed()+int64(len(b)) <= maxUnflushed:
 			return nil
 		default:
@@ -354,12 +356,12 @@ func (p *Partition) writable() error {
 	return nil
 }
 
-// writeFailed decides what a failed write means: a full disk heals, anything
-// else takes the partition offline, and leaves in doubt what is in the file.
+// writeFailed decides what a failed write means: a full disk heals, and that the
+// process may open no more files, anything else takes the partition offline, and leaves in doubt what is in the file.
 // Called under mu; reportFailure follows.
 func (p *Partition) writeFailed(err error) error {
 	full := diskError(err)
-	if errors.Is(full, ErrDiskFull) && !errors.Is(err, errUnsure) {
+	if (errors.Is(full, ErrDiskFull) || errors.Is(err, vfs.ErrNoFiles)) && !errors.Is(err, errUnsure) {
 		return full
 	}
 	p.fail(err)

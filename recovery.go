@@ -159,7 +159,7 @@ func (p *Partition) adopt(s *scan) error {
 	}
 	for _, seg := range s.segments {
 		seg.committed.Store(seg.size)
-		seg.mapped.own = seg.size
+		seg.mapped.own.Store(seg.size)
 		if seg != s.seg && s.damaged == nil {
 			seg.index.Store(nil) // it has files, for when it is needed
 		}
@@ -518,7 +518,7 @@ func (p *Partition) repair(s *scan) error {
 		if err := seg.file.Truncate(seg.size); err != nil {
 			return err
 		}
-		p.cut = true
+		p.cut++
 	}
 	if seg.size == 0 && s.damaged == nil {
 		if err := p.topic.log.fs.SyncDir(siteRecoveryDir, p.dir); err != nil {
@@ -537,7 +537,7 @@ func (p *Partition) repair(s *scan) error {
 	if err := rewrite(seg.file, max(s.pointSize, seg.size-maxUnflushed), seg.size); err != nil {
 		return err
 	}
-	p.cut = false
+	p.cutFlushed = p.cut
 	return seg.file.Sync(siteRecoveryFlush)
 }
 

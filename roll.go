@@ -68,8 +68,8 @@ func (p *Partition) unlockAndChange(ctx context.Context, change func() error) er
 }
 
 // change makes a change and lets the others go on. An error of the file system
-// takes the partition offline, unless it may be mended: a full disk, another
-// topic's directory. Nothing was appended, so nothing is in doubt.
+// takes the partition offline, unless it may be mended: a full disk, too many open
+// files, another topic's directory. Nothing was appended, so nothing is in doubt.
 func (p *Partition) change(change func() error) error {
 	err := change()
 	full := diskError(err)
@@ -77,7 +77,7 @@ func (p *Partition) change(change func() error) error {
 	p.mu.Lock()
 	switch {
 	case err == nil:
-	case errors.Is(full, ErrDiskFull) || errors.As(err, &damaged):
+	case errors.Is(full, ErrDiskFull) || errors.Is(err, vfs.ErrNoFiles) || errors.As(err, &damaged):
 		err = full
 	default:
 		p.fail(err)
@@ -211,8 +211,8 @@ func (p *Partition) raiseCeiling(o Offset) error {
 
 // roll begins the next segment.
 //
-// Step by step, and what would go wrong otherwise: (1) the old segment is
-// flushed, so that only the last file of a partition can have a torn end, and a
+// Step by step, and what would go wrong otherwise: (1) the space behind the end of
+// the old segment is cut, and it is flushed, so that only the last file of a partition can have a torn end, and a
 // bad batch in any other is damage; (2) the new file is made, and what an
 // earlier attempt left under its name is emptied; (3) its name is made durable,
 // since a flush of the file alone would not save it; (4) only then it takes
@@ -223,7 +223,7 @@ func (p *Partition) roll() error {
 		return err
 	}
 	p.mu.Lock()
-	if p.topic.log.fs.Check(siteRollFlushed, p.flushed == end && !p.cut) {
+	if p.topic.log.fs.Check(siteRollFlushed, p.flushed == end && p.cut == p.cutFlushed) {
 		p.mu.Unlock()
 	} else if err := p.unlockAndFlush(context.Background(), end); err != nil {
 		return err
@@ -250,6 +250,9 @@ func (p *Partition) roll() error {
 
 // createSegment makes the file of a segment, durably.
 func (p *Partition) createSegment(base Offset) (vfs.File, error) {
+	if p.topic.log.cause.Load() != nil {
+		return nil, p.topic.log.closedError() // a log that has failed does not wait for this
+	}
 	file, err := p.topic.log.files.create(p.path(logFileName(base)))
 	if err != nil {
 		return nil, err

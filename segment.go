@@ -99,8 +99,13 @@ func (s *segment) ReadAt(p []byte, off int64) (int, error) {
 // the end but zeros, unless the error is errUnsure; the extents that it returns
 // are no longer the segment's.
 func (s *segment) append(b batch.Batch) (extents, error) {
-	if !s.mapped.write(b, s.size) {
+	if s.mapped.write(b, s.size) {
+		s.file.(*segmentFile).changed()
+	} else {
 		if _, err := s.file.WriteAt(b, s.size); err != nil {
+			if errors.Is(err, vfs.ErrNoFiles) {
+				return nil, err // the file could not even be opened
+			}
 			// What is there of b must not stay: the next batch may be shorter, and
 			// b's rest behind it could look like a batch.
 			unmapped := s.mapped.unmap()

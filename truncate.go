@@ -198,7 +198,7 @@ func (p *Partition) truncate(c cut) error {
 		p.fail(err) // also if the disk is full: the files are no more what they were
 		return err
 	}
-	p.flushed, p.flushedSize, p.cut, p.mustRoll = c.end, p.activeSize(), false, false
+	p.flushed, p.flushedSize, p.cutFlushed, p.mustRoll = c.end, p.activeSize(), p.cut, false
 	return nil
 }
 
@@ -243,7 +243,7 @@ func (p *Partition) fileFor(c *cut) (err error) {
 	old, next := c.last(), c.next
 	invariants.Check(old.again == 0, "%d bytes of a killed process are to be flushed after opening", old.again)
 	next.committed.Store(min(old.committed.Load(), next.size))
-	next.mapped.own = next.size
+	next.mapped.own.Store(next.size)
 	next.file = old.file
 	if next.size < old.committed.Load() || next.size < old.size && old != p.active() {
 		next.file, err = p.copySegment(old, next.size)
