@@ -107,7 +107,7 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, killChild(dir))
 		os.Exit(1)
 	}
-	lives := "600" // of TestMachine, unless -rapid.checks says otherwise
+	lives := "300" // of TestMachine, unless -rapid.checks says otherwise
 	if invariants.Enabled {
 		lives = "150" // the race detector is slow
 	}
