@@ -156,7 +156,7 @@ var errUnsure = errors.New("part of a batch may be left in the file")
 const (
 	// minWindow is what a reader reads at first: a few small batches cost one
 	// system call, and a single one not much more than itself.
-	minWindow = 16 << 10
+	minWindow = 8 << 10
 	// maxWindow is what it reads when it goes on in order.
 	maxWindow = 1 << 20
 )
