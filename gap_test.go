@@ -1,6 +1,7 @@
 package riffle
 
 import (
+	"errors"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -196,5 +197,35 @@ func TestLostEpochCheckpoint(t *testing.T) {
 	require.NoError(t, err)
 	require.EqualValues(t, 2, p.epoch)
 	require.Len(t, readValues(t, p, Earliest), 4)
+	require.NoError(t, l.Close())
+}
+
+// TestRecoveryPointStaysBehindDamage tears a batch in a power cut, and has no room
+// for what would be cut the first time: the recovery point does not rise, or the
+// next opening would take the torn batch for damage, and forget that offsets
+// behind it had been shown.
+func TestRecoveryPointStaysBehindDamage(t *testing.T) {
+	disk := memfs.New()
+	l, p := openGap(t, disk)
+	appendValues(t, p, 0, 9)
+	require.NoError(t, kill(l))
+	edit(t, disk, "/data/topic-0/"+logFileName(0), func(f vfs.File, _ int64) error {
+		_, err := f.WriteAt([]byte{0xff}, 8*batchSize-1)
+		return errors.Join(err, f.Sync(""))
+	})
+	disk = disk.CrashClone(1)
+	fsys := errfs.New(disk)
+	fsys.Add(errfs.Rule{Kind: errfs.Create, Name: "/data/topic-0/" + cutName(7), Err: vfs.ErrNoSpace})
+	l, p = openGap(t, fsys)
+	_, err := p.Append(ctx, Record{})
+	requireAll(t, err, ErrReadOnly, vfs.ErrNoSpace)
+	require.NoError(t, l.Close())
+
+	l, p = openGap(t, disk)
+	at, err := p.Append(ctx, Record{})
+	require.NoError(t, err)
+	require.Equal(t, Offset(100), at)
+	_, err = disk.Stat("/data/topic-0/" + cutName(7))
+	require.NoError(t, err)
 	require.NoError(t, l.Close())
 }

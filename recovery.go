@@ -165,7 +165,7 @@ func (p *Partition) adopt(s *scan) error {
 		}
 	}
 	p.segs.Store(&segmentSet{list: s.segments})
-	if s.known && p.flushed > s.point && p.afterGap(s) == s.end {
+	if s.known && s.damaged == nil && p.flushed > s.point && p.afterGap(s) == s.end {
 		part := s.part
 		part.flushed = s.end
 		p.entry.setCrash(part)
