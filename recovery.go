@@ -1,6 +1,7 @@
 package riffle
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -137,6 +138,7 @@ func (p *Partition) recover() (err error) {
 
 // adopt makes what was scanned durable, and then the partition's.
 func (p *Partition) adopt(s *scan) error {
+	p.keepTorn(s)
 	if s.damaged == nil && s.end == s.segments[0].base {
 		// Nothing in it was ever acknowledged, and the directory may be half
 		// made: the first append makes it anew, perhaps for another offset.
@@ -505,12 +507,6 @@ func (p *Partition) reportCut(s *scan) {
 // damaged one nothing is cut.
 func (p *Partition) repair(s *scan) error {
 	seg := s.seg
-	if s.torn && !s.killed() {
-		err := p.topic.log.space.insist(func() error { return diskError(p.keepCut(s)) })
-		if err != nil {
-			p.damage(s, seg.size, NoOffset, fmt.Errorf("keep what is to be cut: %w", err))
-		}
-	}
 	if s.damaged == nil && s.fileSize > seg.size {
 		if s.torn {
 			p.removeStale(seg)
@@ -553,15 +549,30 @@ func (p *Partition) flushAgain(seg *segment, from int64) error {
 	return seg.file.Sync(siteFlush)
 }
 
-// keepCut copies what is to be cut to a file of its own, durably. Only the last
+// keepTorn keeps what is about to be cut, or removed with its file. If it cannot,
+// nothing is cut.
+func (p *Partition) keepTorn(s *scan) {
+	if !s.torn || s.killed() {
+		return
+	}
+	if err := p.topic.log.space.insist(func() error { return diskError(p.keepCut(s)) }); err != nil {
+		p.damage(s, s.seg.size, NoOffset, fmt.Errorf("keep what is to be cut: %w", err))
+	}
+}
+
+// keepCut copies what is to be cut to a file of its own, durably, without the
+// zeros at the end: a torn end has other bytes. Only the last
 // such file is kept: it is for those who want to see what was lost.
 func (p *Partition) keepCut(s *scan) error {
-	name := p.path(cutName(s.end))
-	file, err := p.topic.log.fs.Create(name)
+	end, err := trimZeros(s.seg.file, s.seg.size, s.fileSize)
 	if err != nil {
 		return err
 	}
-	err = copyFile(file, s.seg.file, s.seg.size, s.fileSize)
+	file, err := p.topic.log.fs.Create(p.path(cutName(s.end)))
+	if err != nil {
+		return err
+	}
+	err = copyFile(file, s.seg.file, s.seg.size, end)
 	if err == nil {
 		err = file.Sync(siteRecoveryCut)
 	}
@@ -585,6 +596,24 @@ const cutSuffix = ".cut"
 
 // cutName is the name of the file with what was cut where offset end would be.
 func cutName(end Offset) string { return fmt.Sprintf("%020d%s", end, cutSuffix) }
+
+// trimZeros returns where the zeros at the end of bytes [pos, end) of a file
+// begin.
+func trimZeros(file io.ReaderAt, pos, end int64) (int64, error) {
+	buf := make([]byte, min(maxWindow, end-pos))
+	for pos < end {
+		buf = buf[:min(int64(len(buf)), end-pos)]
+		if _, err := file.ReadAt(buf, end-int64(len(buf))); err != nil {
+			return 0, err
+		}
+		data := bytes.TrimRight(buf, "\x00")
+		end -= int64(len(buf) - len(data))
+		if len(data) > 0 {
+			break
+		}
+	}
+	return end, nil
+}
 
 // copyFile copies bytes [pos, end) of a file to the beginning of another.
 func copyFile(to, from vfs.File, pos, end int64) error {

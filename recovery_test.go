@@ -1,6 +1,7 @@
 package riffle
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -477,6 +478,44 @@ func TestWhatIsCutIsKept(t *testing.T) {
 	appendValues(t, p, 3, 4)
 	_, err = disk.Stat(old.Name())
 	require.ErrorIs(t, err, fs.ErrNotExist)
+}
+
+// TestRemovedFileIsKept tears the first batch of the only file, in a power cut:
+// the file is removed, and what was in it, whole batches behind the torn one too,
+// is kept, without the space that was allocated ahead. Without room to keep it
+// nothing is removed.
+func TestRemovedFileIsKept(t *testing.T) {
+	disk := memfs.New()
+	l, p := openGap(t, disk)
+	appendValues(t, p, 0, 9)
+	require.NoError(t, kill(l))
+	name := "/data/topic-0/" + logFileName(0)
+	edit(t, disk, name, func(f vfs.File, _ int64) error {
+		_, err := f.WriteAt([]byte{0xff}, batchSize-1)
+		return errors.Join(err, f.Truncate(9*batchSize+2*maxWindow+5000), f.Sync(""))
+	})
+	disk = disk.CrashClone(1)
+	torn, err := vfs.ReadFile(disk, name, 4*maxWindow)
+	require.NoError(t, err)
+
+	fsys := errfs.New(disk)
+	fsys.Add(errfs.Rule{Kind: errfs.Create, Name: "/data/topic-0/" + cutName(0), Err: vfs.ErrNoSpace})
+	l, p = openGap(t, fsys)
+	_, err = p.Append(ctx, Record{})
+	requireAll(t, err, ErrReadOnly, vfs.ErrNoSpace)
+	require.NoError(t, l.Close())
+	require.EqualValues(t, len(torn), fileSize(t, disk, name))
+
+	l, p = openGap(t, disk)
+	_, err = disk.Stat(name)
+	require.ErrorIs(t, err, fs.ErrNotExist)
+	kept, err := vfs.ReadFile(disk, "/data/topic-0/"+cutName(0), 4*maxWindow)
+	require.NoError(t, err)
+	require.Equal(t, bytes.TrimRight(torn, "\x00"), kept)
+	at, err := p.Append(ctx, Record{})
+	require.NoError(t, err)
+	require.Equal(t, Offset(100), at)
+	require.NoError(t, l.Close())
 }
 
 // TestNothingIsCutThatCannotBeKept has no room for what would be cut: the
