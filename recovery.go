@@ -582,13 +582,21 @@ func (p *Partition) keepCut(s *scan) error {
 	if err := p.topic.log.fs.SyncDir(siteRecoveryCutDir, p.dir); err != nil {
 		return err
 	}
+	p.removeOldCuts(cutName(s.end))
+	return nil
+}
+
+// removeOldCuts removes what was cut earlier. What stays is in nobody's way.
+func (p *Partition) removeOldCuts(newest string) {
 	entries, err := p.topic.log.fs.ReadDir(p.dir)
+	if err != nil {
+		p.topic.log.opts.Logger.Warn("what was cut earlier is not removed", "dir", p.dir, "err", err)
+	}
 	for _, e := range entries {
-		if strings.HasSuffix(e.Name, cutSuffix) && !e.Dir && e.Name != cutName(s.end) {
-			err = errors.Join(err, p.topic.log.fs.Remove(p.path(e.Name)))
+		if strings.HasSuffix(e.Name, cutSuffix) && !e.Dir && e.Name != newest {
+			p.removeSideFile(e.Name)
 		}
 	}
-	return err
 }
 
 // cutSuffix ends the name of a file with what recovery has cut.

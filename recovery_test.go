@@ -543,6 +543,31 @@ func TestNothingIsCutThatCannotBeKept(t *testing.T) {
 	appendValues(t, p, 3, 4)
 }
 
+// TestOldCutThatStays cannot remove what was cut earlier, or list the directory:
+// the new cut is kept, so the end is cut and appends go on.
+func TestOldCutThatStays(t *testing.T) {
+	for _, kind := range []errfs.Kind{errfs.ReadDir, errfs.Remove} {
+		disk := tornDisk(t, []byte("torn"))
+		old := "/data/topic-0/" + cutName(1)
+		require.NoError(t, vfs.WriteFileAtomic(disk, "", old, []byte("earlier")))
+		fsys := errfs.New(disk)
+		kept := false
+		fsys.OnOp(func(op errfs.Op) error {
+			kept = kept || op.Site == siteRecoveryCutDir
+			if kept && op.Kind == kind && strings.HasPrefix(old, op.Name) {
+				return fs.ErrPermission
+			}
+			return nil
+		})
+		p := partOf(t, openAt(t, fsys, "/data", nil), "topic", nil)
+		appendValues(t, p, 3, 4)
+		_, err := disk.Stat(old)
+		require.NoError(t, err)
+		_, err = disk.Stat("/data/topic-0/" + cutName(3))
+		require.NoError(t, err)
+	}
+}
+
 // TestKilledLogOpensWithoutAFlush kills a FlushAsync log: all that it wrote is
 // there at once, and is written and flushed in the background, from the recovery
 // point on.
