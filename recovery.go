@@ -111,13 +111,13 @@ func (p *Partition) recover() (err error) {
 			return err
 		}
 	}
-	p.reportCut(s)
 	p.flushed = s.end // below a gap: a torn batch behind it is no damage
 	if len(s.segments) > 0 {
 		if err := p.adopt(s); err != nil {
 			return err
 		}
 	}
+	p.reportCut(s)
 	p.unclean = s.known && !s.part.clean || !s.known && s.end > 0
 	end := s.end
 	if s.damaged == nil {
@@ -494,11 +494,11 @@ func (p *Partition) checkID() error {
 	return nil
 }
 
-// reportCut says what of an unfinished append is cut.
+// reportCut says what of an unfinished append was cut.
 func (p *Partition) reportCut(s *scan) {
-	if s.torn {
+	if s.torn && s.damaged == nil {
 		p.topic.counts.cut.Add(s.fileSize - s.seg.size)
-		p.topic.log.opts.Logger.Error("an unfinished append is cut",
+		p.topic.log.opts.Logger.Error("an unfinished append was cut",
 			"topic", p.topic.name, "partition", p.index, "offset", s.end, "bytes", s.fileSize-s.seg.size)
 	}
 }

@@ -519,8 +519,8 @@ func TestRemovedFileIsKept(t *testing.T) {
 }
 
 // TestNothingIsCutThatCannotBeKept has no room for what would be cut: the
-// partition can be read, takes no appends, and its file stays as it is. With
-// room, the next opening cuts.
+// partition can be read, takes no appends, its file stays as it is, and nothing
+// is counted as cut. With room, the next opening cuts.
 func TestNothingIsCutThatCannotBeKept(t *testing.T) {
 	disk := tornDisk(t, []byte("torn"))
 	name := "/data/topic-0/" + logFileName(0)
@@ -532,6 +532,7 @@ func TestNothingIsCutThatCannotBeKept(t *testing.T) {
 	require.NoError(t, err)
 	p := partOf(t, l, "topic", nil)
 	require.Equal(t, wantValues(0, 3), readValues(t, p, Earliest))
+	require.Zero(t, p.topic.counts.cut.Load())
 	_, err = p.Append(ctx, Record{})
 	requireAll(t, err, ErrReadOnly, vfs.ErrNoSpace)
 	require.NoError(t, l.Close())
@@ -540,6 +541,7 @@ func TestNothingIsCutThatCannotBeKept(t *testing.T) {
 	require.Equal(t, before, after)
 
 	p = partOf(t, openAt(t, disk, "/data", nil), "topic", nil)
+	require.EqualValues(t, len("torn"), p.topic.counts.cut.Load())
 	appendValues(t, p, 3, 4)
 }
 
