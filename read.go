@@ -333,7 +333,10 @@ func (r *reader) find(s snapshot) (found bool, err error) {
 			r.pass(b)
 			continue
 		}
-		if found, err = r.take(b); found || err != nil {
+		if found, err = r.take(b); r.leap(err) {
+			continue // its header had said that it has the record to come
+		}
+		if found || err != nil {
 			return found, err
 		}
 	}

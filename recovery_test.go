@@ -246,6 +246,27 @@ func TestDamageWhileOpen(t *testing.T) {
 	require.ErrorIs(t, err, ErrCorrupt)
 }
 
+// TestNextIsReadableBehindALyingHeader spoils the last offset delta of a batch,
+// which then seems to have the offsets of those behind it: the CRC finds it out,
+// and what is behind can be read from where the error says.
+func TestNextIsReadableBehindALyingHeader(t *testing.T) {
+	fsys, dir := testDir(t)
+	p := partOf(t, openAt(t, fsys, dir, nil), "topic", nil)
+	appendValues(t, p, 0, 6)
+	edit(t, fsys, p.path(logFileName(0)), func(f vfs.File, _ int64) error {
+		_, err := f.WriteAt([]byte{0, 0, 0, 2}, 2*batchSize+23)
+		return err
+	})
+	_, err := collect(p, Earliest)
+	var ce *CorruptError
+	require.ErrorAs(t, err, &ce)
+	require.Equal(t, Offset(3), ce.Next)
+	require.Equal(t, wantValues(3, 6), readValues(t, p, ce.Next))
+	require.Equal(t, wantValues(4, 6), readValues(t, p, ce.Next+1))
+	_, err = collect(p, 2)
+	require.ErrorIs(t, err, ErrCorrupt)
+}
+
 // TestFileCutUnderAReader shortens the file of an open log: an error, no crash.
 func TestFileCutUnderAReader(t *testing.T) {
 	fsys, dir := testDir(t)
