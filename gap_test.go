@@ -229,3 +229,40 @@ func TestRecoveryPointStaysBehindDamage(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, l.Close())
 }
+
+// TestFileMissingBeforeAnEmptyOne removes the file before an empty last one, which
+// a roll has left whose batch found no space, or all files before it: what was
+// flushed is missed, so this is no gap.
+func TestFileMissingBeforeAnEmptyOne(t *testing.T) {
+	for _, left := range []int{0, 1} {
+		disk := memfs.New()
+		fsys := errfs.New(disk)
+		l, err := openTuned(fsys, "/data", nil, gapTuning)
+		require.NoError(t, err)
+		p := partOf(t, l, "topic", &TopicConfig{SegmentBytes: 8 << 10})
+		big := Record{Value: make([]byte, 5000)}
+		for range 3 {
+			_, err := p.Append(ctx, big)
+			require.NoError(t, err)
+		}
+		fsys.Add(errfs.Rule{Kind: errfs.Write, Name: p.path(logFileName(3)), Err: vfs.ErrNoSpace})
+		_, err = p.Append(ctx, big)
+		require.ErrorIs(t, err, ErrDiskFull)
+		require.Equal(t, []Offset{0, 1, 2, 3}, segmentBases(p))
+		require.NoError(t, l.Close())
+		for _, base := range []Offset{0, 1, 2}[left:] {
+			require.NoError(t, disk.Remove(p.path(logFileName(base))))
+		}
+		l, err = openTuned(disk, "/data", nil, gapTuning)
+		require.NoError(t, err)
+		p = partOf(t, l, "topic", nil)
+		_, err = p.Append(ctx, Record{})
+		requireAll(t, err, ErrReadOnly, ErrCorrupt)
+		if left > 0 {
+			got, err := collect(p, Earliest)
+			require.ErrorIs(t, err, ErrCorrupt)
+			require.Len(t, got, left)
+		}
+		require.NoError(t, l.Close())
+	}
+}

@@ -99,7 +99,7 @@ func (p *Partition) recover() (err error) {
 		if err := p.checkBase(s); err != nil {
 			return err
 		}
-		if !s.last && !s.whole && s.segments[i+1].base <= s.point {
+		if s.trusted(i) {
 			p.trustSegment(s, s.segments[i+1].base)
 		} else if err := p.scanSegment(s); err != nil {
 			return err
@@ -261,7 +261,8 @@ func (p *Partition) checkBase(s *scan) error {
 	if err == nil {
 		err = b.Check()
 	}
-	gap := base > s.end && s.last // with nothing in it yet, or a torn first batch
+	// With nothing in it yet, or a torn first batch. No gap has the recovery point in it.
+	gap := base > s.end && s.last && s.end >= s.point
 	switch {
 	case err == nil:
 		gap = follows(s.end, s.epoch, b)
@@ -293,6 +294,13 @@ func checkFollows(want Offset, epoch int32, b batch.Batch) error {
 	}
 	return fmt.Errorf("%w: batch has base offset %d in epoch %d, want %d in epoch %d",
 		batch.ErrCorrupt, b.BaseOffset(), b.LeaderEpoch(), want, epoch)
+}
+
+// trusted says whether the segment with number i need not be read: the next one
+// has batches that were flushed. Before one that has none, where it ends shows
+// whether a file is missing.
+func (s *scan) trusted(i int) bool {
+	return !s.last && !s.whole && s.segments[i+1].base < s.point
 }
 
 // trustSegment takes a file below the recovery point as it is: it is whole, or a
