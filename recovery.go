@@ -419,8 +419,9 @@ func (p *Partition) judge(s *scan, cause error) (done bool, err error) {
 		return true, err
 	}
 	// A killed process leaves one torn batch, behind which there is nothing: the
-	// pages of a file are lost in any order only with the machine.
-	flushed := !s.last || s.end < s.point || s.killed() && at >= 0
+	// pages of a file are lost in any order only with the machine. And no crash
+	// takes bounds: without them, who knows what had been flushed.
+	flushed := !s.last || s.end < s.point || (s.killed() || !s.known) && at >= 0
 	for from, next := at, base; !flushed && from >= 0; {
 		end, after, err := chainEnd(seg.file, from, s.fileSize)
 		if err != nil {

@@ -165,16 +165,20 @@ func TestDamageFarFromTheEndIsNotCut(t *testing.T) {
 	cfg := &TopicConfig{Flush: FlushAsync, MaxMessageBytes: 16 << 20}
 	p := partOf(t, l, "topic", cfg)
 	big := make([]byte, 15<<20)
+	var before []byte
 	for range 6 {
 		_, err := p.Append(ctx, Record{Value: big})
 		require.NoError(t, err)
+		if before == nil {
+			before, err = vfs.ReadFile(fsys, dir+"/"+boundsName, 1<<20)
+			require.NoError(t, err)
+		}
 	}
 	one := p.active().size / 6
-	// Without recovery points a log that was closed is like one that was killed
-	// when all had been flushed.
+	// With the bounds of its beginning a log that was closed is like one that was
+	// killed when all had been flushed, but no recovery point.
 	require.NoError(t, l.Close())
-	require.NoError(t, fsys.Remove(dir+"/"+boundsName))
-	require.NoError(t, fsys.SyncDir("", dir))
+	require.NoError(t, vfs.WriteFileAtomic(fsys, "", dir+"/"+boundsName, before))
 	damage := func(n int64) *Partition {
 		disk := fsys.CrashClone(0)
 		edit(t, disk, p.path(logFileName(0)), func(f vfs.File, _ int64) error {
@@ -416,6 +420,28 @@ func TestLostBounds(t *testing.T) {
 		p := partOf(t, openAt(t, fsys, dir, nil), "topic", nil)
 		require.Equal(t, wantValues(0, 5), readValues(t, p, Earliest), name)
 		appendValues(t, p, 5, 6)
+	}
+}
+
+// TestDamageWithLostBounds takes away the file of bounds and flips a bit of each
+// batch: whole ones behind it show that it may have been flushed, so nothing is
+// cut. The last one passes for a torn end.
+func TestDamageWithLostBounds(t *testing.T) {
+	for bad := range 5 {
+		fsys, dir, file := closedLog(t, 5, nil)
+		require.NoError(t, fsys.Remove(filepath.Join(dir, boundsName)))
+		edit(t, fsys, file, func(f vfs.File, _ int64) error {
+			_, err := f.WriteAt([]byte{0xff}, int64(bad*batchSize+batch.HeaderSize+6))
+			return err
+		})
+		p := partOf(t, openAt(t, fsys, dir, nil), "topic", nil)
+		if bad == 4 {
+			appendValues(t, p, 4, 5)
+			continue
+		}
+		_, err := p.Append(ctx, Record{})
+		requireAll(t, err, ErrReadOnly, ErrCorrupt)
+		require.Equal(t, wantValues(bad+1, 5), readValues(t, p, Offset(bad+1)))
 	}
 }
 
