@@ -266,3 +266,38 @@ func TestFileMissingBeforeAnEmptyOne(t *testing.T) {
 		require.NoError(t, l.Close())
 	}
 }
+
+// TestEmptyFileBehindAGapIsNoDamage lets the first append behind a gap, which
+// belongs into a new file, find no space, again and again: the recovery point
+// stays out of the gap, so that the file is not taken for one that others are
+// missing before.
+func TestEmptyFileBehindAGapIsNoDamage(t *testing.T) {
+	disk := memfs.New()
+	l, p := openGap(t, disk)
+	big := Record{Value: make([]byte, 5000)}
+	_, err := p.Append(ctx, big)
+	require.NoError(t, err)
+	p.mu.Lock()
+	require.NoError(t, p.unlockAndFlush(ctx, 1))
+	require.NoError(t, kill(l))
+	disk = disk.CrashClone(1)
+	for life := range 6 {
+		if life > 3 {
+			disk = disk.CrashClone(1) // the machine stops after it was closed
+		}
+		fsys := errfs.New(disk)
+		l, p = openGap(t, fsys)
+		name := p.path(logFileName(100))
+		fsys.Add(errfs.Rule{Kind: errfs.Write, Name: name, Err: vfs.ErrNoSpace})
+		fsys.Add(errfs.Rule{Kind: errfs.Allocate, Name: name, Err: vfs.ErrNoSpace})
+		require.LessOrEqual(t, p.entry.part.flushed, Offset(1))
+		_, err = p.Append(ctx, big)
+		require.ErrorIs(t, err, ErrDiskFull)
+		require.NoError(t, l.Close())
+	}
+	l, p = openGap(t, disk)
+	at, err := p.Append(ctx, big)
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, at, Offset(100))
+	require.NoError(t, l.Close())
+}

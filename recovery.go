@@ -35,6 +35,7 @@ type scan struct {
 	epoch    int32     // of the last batch; noEpoch if that is not known
 	segments []*segment
 	end      Offset // after the last whole batch
+	before   Offset // the same of the segments before the one that is scanned
 	torn     bool   // bytes behind it are to be cut
 	damaged  error  // *CorruptError of the first damage; nil if there is none
 
@@ -49,6 +50,15 @@ type scan struct {
 // killed says that the process was ended, but not the machine, and no flush had
 // failed: what was written is there.
 func (s *scan) killed() bool { return s.known && s.part.sameBoot && !s.part.failed }
+
+// dataEnd is the end without the gap that may be before an empty last file: the
+// recovery point must not enter that.
+func (s *scan) dataEnd() Offset {
+	if len(s.segments) > 1 && s.seg.size == 0 {
+		return s.before
+	}
+	return s.end
+}
 
 // recover opens the partition's files, if there are any, and makes what they
 // hold readable.
@@ -124,7 +134,7 @@ func (p *Partition) recover() (err error) {
 		// The epoch may have begun behind a gap without a batch that was kept.
 		end = max(p.afterGap(s), lastEpoch.start)
 	}
-	p.start, p.dataEnd = end, s.end
+	p.start, p.dataEnd = end, s.dataEnd()
 	if segs := p.segs.Load(); segs != nil {
 		p.start = segs.start()
 	}
@@ -167,9 +177,9 @@ func (p *Partition) adopt(s *scan) error {
 		}
 	}
 	p.segs.Store(&segmentSet{list: s.segments})
-	if s.known && s.damaged == nil && p.flushed > s.point && p.afterGap(s) == s.end {
+	if end := s.dataEnd(); s.known && s.damaged == nil && min(p.flushed, end) > s.point && p.afterGap(s) == s.end {
 		part := s.part
-		part.flushed = s.end
+		part.flushed = end
 		p.entry.setCrash(part)
 	}
 	return nil
@@ -248,6 +258,7 @@ func (p *Partition) checkBase(s *scan) error {
 	if s.seg == s.segments[0] && (!s.known || base == s.part.start) {
 		s.end = base
 	}
+	s.before = s.end
 	if base == s.end {
 		return nil
 	}
