@@ -301,3 +301,28 @@ func TestEmptyFileBehindAGapIsNoDamage(t *testing.T) {
 	require.GreaterOrEqual(t, at, Offset(100))
 	require.NoError(t, l.Close())
 }
+
+// TestEpochBeyondTheEndIsDropped lets leader-epoch-checkpoint say that the last
+// epoch began beyond the end of a log that was closed cleanly: there is no gap, so
+// the log goes on at its end.
+func TestEpochBeyondTheEndIsDropped(t *testing.T) {
+	disk := memfs.New()
+	l, p := openGap(t, disk)
+	appendValues(t, p, 0, 4)
+	require.NoError(t, kill(l))
+	l, p = openGap(t, disk)
+	appendValues(t, p, 4, 8)
+	require.NoError(t, l.Close())
+	name := "/data/topic-0/" + epochCheckpointName
+	data, err := vfs.ReadFile(disk, name, 1<<10)
+	require.NoError(t, err)
+	require.Equal(t, "0\n2\n0 0\n1 4\n", string(data))
+	require.NoError(t, vfs.WriteFileAtomic(disk, "", name, []byte("0\n2\n0 0\n1 9\n")))
+	l, p = openGap(t, disk)
+	appendValues(t, p, 8, 10)
+	require.Equal(t, wantValues(0, 10), readValues(t, p, Earliest))
+	require.NoError(t, l.Close())
+	l, p = openGap(t, disk)
+	require.Equal(t, wantValues(0, 10), readValues(t, p, Earliest))
+	require.NoError(t, l.Close())
+}

@@ -131,8 +131,11 @@ func (p *Partition) recover() (err error) {
 	p.unclean = s.known && !s.part.clean || !s.known && s.end > 0
 	end := s.end
 	if s.damaged == nil {
-		// The epoch may have begun behind a gap without a batch that was kept.
-		end = max(p.afterGap(s), lastEpoch.start)
+		end = p.afterGap(s)
+		if !s.known || !s.part.clean { // a clean stop has no gap before it
+			// The epoch may have begun behind one without a batch that was kept.
+			end = max(end, lastEpoch.start)
+		}
 	}
 	p.start, p.dataEnd = end, s.dataEnd()
 	if segs := p.segs.Load(); segs != nil {
