@@ -121,7 +121,7 @@ func (p *Partition) recover() (err error) {
 			return err
 		}
 	}
-	p.flushed = s.end // below a gap: a torn batch behind it is no damage
+	p.flushed = s.dataEnd() // below a gap: a torn batch behind it is no damage
 	if len(s.segments) > 0 {
 		if err := p.adopt(s); err != nil {
 			return err
@@ -544,7 +544,7 @@ func (p *Partition) repair(s *scan) error {
 			return err
 		}
 	}
-	p.flushed, p.flushedSize = s.end, seg.size
+	p.flushed, p.flushedSize = s.dataEnd(), seg.size
 	if s.end <= s.point && !s.torn {
 		return nil // all of it was flushed
 	}

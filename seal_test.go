@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 
@@ -120,8 +121,11 @@ func TestRolledSegmentsAreSealed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		disk := memfs.New()
 		fsys := errfs.New(disk)
+		var mu sync.Mutex // the log's goroutines make files too
 		made := map[string]int{}
 		fsys.OnOp(func(op errfs.Op) error {
+			mu.Lock()
+			defer mu.Unlock()
 			if op.Kind == errfs.Create {
 				made[filepath.Ext(op.Name)]++
 			}
