@@ -133,13 +133,16 @@ func TestIdlePartitionIsUnmapped(t *testing.T) {
 		disk := memfs.New()
 		l, p := mappedPart(t, disk, TopicConfig{FlushInterval: time.Second})
 		appendValues(t, p, 0, 100)
+		synctest.Wait()
 		require.Greater(t, disk.Mappings(), 1)
 		time.Sleep(1500 * time.Millisecond) //lint:sleep the clock is synctest's
+		synctest.Wait()
 		require.Greater(t, disk.Mappings(), 1)
 		time.Sleep(time.Second) //lint:sleep the clock is synctest's
 		require.Equal(t, 1, disk.Mappings())
 		require.Equal(t, wantValues(0, 100), readValues(t, p, Earliest))
 		appendValues(t, p, 100, 200)
+		synctest.Wait()
 		require.Greater(t, disk.Mappings(), 1)
 		require.NoError(t, l.Close())
 		require.Zero(t, disk.Mappings())
