@@ -859,7 +859,9 @@ func (r *replicaRun) workload() error {
 	}
 	// Its own log at first, with a ceiling.
 	r.legal = []legalLog{{batches: []sent{{0, 1, 0, 9}}}}
-	if _, err := r.p.Append(ctx, Record{Value: []byte(sent{0, 1, 0, 9}.value())}); err != nil {
+	_, err := r.p.Append(ctx, Record{Value: []byte(sent{0, 1, 0, 9}.value())})
+	r.l.tasks.Wait() // see append
+	if err != nil {
 		return err
 	}
 	r.legal[0].least, r.made = r.sure(1), true
