@@ -166,8 +166,14 @@ func (c *crashRun) failedRoll(l *Log) error {
 }
 
 // kill ends l as the end of its process would: what is in memory is gone, what
-// the operating system has stays.
-func kill(l *Log) error { return l.lock.Close() }
+// the operating system has stays. What l has begun in the background ends first.
+func kill(l *Log) error {
+	l.taskMu.Lock()
+	l.stopped = true
+	l.taskMu.Unlock()
+	l.tasks.Wait()
+	return l.lock.Close()
+}
 
 func (c *crashRun) appends(l *Log, n int) error {
 	sure, err := l.EnsureTopic(ctx, "sure", &TopicConfig{SegmentBytes: crashSegment})

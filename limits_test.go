@@ -361,10 +361,6 @@ func BenchmarkOpen(b *testing.B) {
 		for p := range l.partitions() {
 			p.refuse()
 		}
-		l.taskMu.Lock()
-		l.stopped = true
-		l.taskMu.Unlock()
-		l.tasks.Wait()
 		require.NoError(b, kill(l))
 	}
 	b.Run("killed", func(b *testing.B) { report(b, killed, vfs.OS()) })

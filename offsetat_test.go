@@ -118,10 +118,6 @@ func TestOffsetAtIsThatOfAPlainScan(t *testing.T) {
 			}
 			l.check(t)
 			if rapid.Bool().Draw(t, "kill") {
-				l.log.taskMu.Lock()
-				l.log.stopped = true // a dead process seals nothing
-				l.log.taskMu.Unlock()
-				l.log.tasks.Wait()
 				require.NoError(t, kill(l.log))
 			} else {
 				require.NoError(t, l.log.Close())
