@@ -245,19 +245,14 @@ func (b *bounds) load() error {
 
 // scan reads the entries of a file of the given size.
 func (b *bounds) scan(size int64) error {
-	buf := make([]byte, min(maxWindow, max(0, size-boundsHeaderSize)))
-	for pos := int64(boundsHeaderSize); pos < size; pos += int64(len(buf)) {
-		buf = buf[:min(int64(len(buf)), size-pos)]
-		if _, err := b.file.ReadAt(buf, pos); err != nil {
-			return err
-		}
-		for i := 0; i+boundsEntrySize <= len(buf); i += boundsEntrySize {
-			if e := b.parseEntry(buf[i:i+boundsEntrySize], pos+int64(i)); e != nil {
+	return eachPiece(b.file, boundsHeaderSize, size, func(piece []byte, pos int64) error {
+		for i := 0; i+boundsEntrySize <= len(piece); i += boundsEntrySize {
+			if e := b.parseEntry(piece[i:i+boundsEntrySize], pos+int64(i)); e != nil {
 				b.found(e)
 			}
 		}
-	}
-	return nil
+		return nil
+	})
 }
 
 // found takes in the entry of a partition, and the ones before it that are

@@ -595,7 +595,7 @@ func (p *Partition) keepCut(s *scan) error {
 	if err != nil {
 		return err
 	}
-	err = copyFile(file, s.seg.file, s.seg.size, end)
+	err = copyBytes(file, 0, s.seg.file, s.seg.size, end)
 	if err == nil {
 		err = file.Sync(siteRecoveryCut)
 	}
@@ -646,35 +646,14 @@ func trimZeros(file io.ReaderAt, pos, end int64) (int64, error) {
 	return end, nil
 }
 
-// copyFile copies bytes [pos, end) of a file to the beginning of another.
-func copyFile(to, from vfs.File, pos, end int64) error {
-	buf := make([]byte, min(maxWindow, end-pos))
-	for at := int64(0); pos < end; at += int64(len(buf)) {
-		buf = buf[:min(int64(len(buf)), end-pos)]
-		if _, err := from.ReadAt(buf, pos); err != nil {
-			return err
-		}
-		if _, err := to.WriteAt(buf, at); err != nil {
-			return err
-		}
-		pos += int64(len(buf))
-	}
-	return nil
+// copyBytes writes bytes [pos, end) of a file to another one, from byte at on.
+func copyBytes(to vfs.File, at int64, from io.ReaderAt, pos, end int64) error {
+	return eachPiece(from, pos, end, func(piece []byte, from int64) error {
+		_, err := to.WriteAt(piece, at+from-pos)
+		return err
+	})
 }
 
 // rewrite writes bytes [pos, end) of file over themselves, so that the next
 // flush really writes them.
-func rewrite(file vfs.File, pos, end int64) error {
-	buf := make([]byte, min(maxWindow, end-pos))
-	for pos < end {
-		buf = buf[:min(int64(len(buf)), end-pos)]
-		if _, err := file.ReadAt(buf, pos); err != nil {
-			return err
-		}
-		if _, err := file.WriteAt(buf, pos); err != nil {
-			return err
-		}
-		pos += int64(len(buf))
-	}
-	return nil
-}
+func rewrite(file vfs.File, pos, end int64) error { return copyBytes(file, pos, file, pos, end) }

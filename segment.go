@@ -306,18 +306,36 @@ func startsChain(w *window, pos int64, h batch.Batch) (bool, error) {
 // zeros says whether bytes [pos, end) of a file are zeros: space that was
 // allocated ahead.
 func zeros(file io.ReaderAt, pos, end int64) (bool, error) {
+	err := eachPiece(file, pos, end, func(piece []byte, _ int64) error {
+		if !allZero(piece) {
+			return errNotZero
+		}
+		return nil
+	})
+	if errors.Is(err, errNotZero) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// errNotZero ends the look at what may be zeros.
+var errNotZero = errors.New("not zero")
+
+// eachPiece reads bytes [pos, end) of a file and calls f with each piece of them
+// and where it is, until f returns an error. The piece is lent.
+func eachPiece(file io.ReaderAt, pos, end int64, f func(piece []byte, at int64) error) error {
 	buf := make([]byte, min(maxWindow, max(0, end-pos)))
 	for pos < end {
 		buf = buf[:min(int64(len(buf)), end-pos)]
 		if _, err := file.ReadAt(buf, pos); err != nil {
-			return false, err
+			return err
 		}
-		if !allZero(buf) {
-			return false, nil
+		if err := f(buf, pos); err != nil {
+			return err
 		}
 		pos += int64(len(buf))
 	}
-	return true, nil
+	return nil
 }
 
 // zeroBlock is what allZero compares with.

@@ -360,7 +360,7 @@ func (p *Partition) copySegment(seg *segment, n int64) (vfs.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err = copyFile(to, seg.file, 0, n); err == nil {
+	if err = copyBytes(to, 0, seg.file, 0, n); err == nil {
 		err = to.Sync(siteTruncateCopy)
 	}
 	if err != nil {
