@@ -74,11 +74,8 @@ func (x *segmentIndex) truncate(last Offset, pos int64) {
 	x.time.truncate(last)
 }
 
-// sideFileName is the name of a file beside the segment.
-func sideFileName(base Offset, suffix string) string { return fmt.Sprintf("%020d%s", base, suffix) }
-
 // indexName is the name of the offset index.
-func indexName(base Offset) string { return sideFileName(base, indexSuffix) }
+func indexName(base Offset) string { return segmentFileName(base, indexSuffix) }
 
 // indexOf returns the indexes of a segment. It reads or rebuilds them if they are
 // not in memory. Only withTime it is sure to return a time index.
@@ -146,7 +143,7 @@ func (p *Partition) loadClosed(base Offset) (*segmentIndex, error) {
 }
 
 func (p *Partition) readIndex(base Offset, suffix string) ([]byte, error) {
-	return vfs.ReadFile(p.topic.log.fs, p.path(sideFileName(base, suffix)), maxIndexBytes)
+	return vfs.ReadFile(p.topic.log.fs, p.path(segmentFileName(base, suffix)), maxIndexBytes)
 }
 
 // rebuildIndex makes the indexes anew from the batches, up to the first that is
@@ -247,7 +244,7 @@ func (p *Partition) forget(seg *segment) error {
 	defer seg.saving.Unlock()
 	seg.forgotten = true
 	for _, suffix := range sideSuffixes {
-		err := p.topic.log.fs.Remove(p.path(sideFileName(seg.base, suffix)))
+		err := p.topic.log.fs.Remove(p.path(segmentFileName(seg.base, suffix)))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
@@ -273,7 +270,7 @@ func (s *segment) isForgotten() bool {
 }
 
 func (p *Partition) writeSideFile(base Offset, suffix string, data []byte) bool {
-	name := p.path(sideFileName(base, suffix))
+	name := p.path(segmentFileName(base, suffix))
 	file, err := p.topic.log.fs.Create(name)
 	if err == nil {
 		_, err = file.WriteAt(data, 0)

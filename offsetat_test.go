@@ -257,7 +257,7 @@ func TestOffsetAtMeetsDamage(t *testing.T) {
 	}
 	base := segmentBases(l.p)[1]
 	require.NoError(t, l.log.Close())
-	require.NoError(t, l.disk.Remove("/data/topic-0/"+sideFileName(base, sealSuffix)))
+	require.NoError(t, l.disk.Remove("/data/topic-0/"+segmentFileName(base, sealSuffix)))
 	flipBit(t, l.disk, "/data/topic-0/"+logFileName(base), 8*(3*971+500))
 	openTimed(t, l)
 	for ts := range int64(2*base + 5) {

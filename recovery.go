@@ -626,7 +626,7 @@ func (p *Partition) removeOldCuts(newest string) {
 const cutSuffix = ".cut"
 
 // cutName is the name of the file with what was cut where offset end would be.
-func cutName(end Offset) string { return fmt.Sprintf("%020d%s", end, cutSuffix) }
+func cutName(end Offset) string { return segmentFileName(end, cutSuffix) }
 
 // trimZeros returns where the zeros at the end of bytes [pos, end) of a file
 // begin.

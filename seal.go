@@ -222,7 +222,7 @@ func (p *Partition) loadSeal(seg *segment) *seal {
 
 // readSeal reads the seal of the segment that begins at base.
 func (p *Partition) readSeal(base Offset) (*seal, error) {
-	data, err := vfs.ReadFile(p.topic.log.fs, p.path(sideFileName(base, sealSuffix)), sealSize)
+	data, err := vfs.ReadFile(p.topic.log.fs, p.path(segmentFileName(base, sealSuffix)), sealSize)
 	if err != nil {
 		return nil, err
 	}
@@ -395,7 +395,7 @@ func (p *Partition) removeSegment(base Offset) error {
 
 func (p *Partition) removeSideFiles(base Offset) {
 	for _, suffix := range sideSuffixes {
-		p.removeSideFile(sideFileName(base, suffix))
+		p.removeSideFile(segmentFileName(base, suffix))
 	}
 }
 

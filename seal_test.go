@@ -140,7 +140,7 @@ func TestRolledSegmentsAreSealed(t *testing.T) {
 		require.Len(t, files, 3*5)
 		for _, seg := range l.sealed() {
 			require.Nil(t, seg.index.Load())
-			s, err := parseSeal([]byte(files[sideFileName(seg.base, sealSuffix)]))
+			s, err := parseSeal([]byte(files[segmentFileName(seg.base, sealSuffix)]))
 			require.NoError(t, err)
 			_, want, err := l.p.survey(seg, nil)
 			require.NoError(t, err)
@@ -207,7 +207,7 @@ func TestMissingSealIsMadeWhenNeeded(t *testing.T) {
 			func(name string) { require.NoError(t, vfs.WriteFileAtomic(disk, "", name, make([]byte, sealSize))) },
 		} {
 			for _, seg := range l.sealed() {
-				spoil(l.p.path(sideFileName(seg.base, sealSuffix)))
+				spoil(l.p.path(segmentFileName(seg.base, sealSuffix)))
 			}
 			l.disk = disk
 			openTimed(t, l)
@@ -295,7 +295,7 @@ func TestSealedSegmentsCostNothingAtOpen(t *testing.T) {
 		})
 		log := openAt(t, fsys, "/data", nil)
 		for _, name := range read {
-			require.True(t, strings.HasPrefix(name, sideFileName(active, "")), name)
+			require.True(t, strings.HasPrefix(name, segmentFileName(active, "")), name)
 		}
 		l.log, l.p = log, partOf(t, log, "topic", nil)
 		for range 2 {
@@ -420,15 +420,15 @@ func TestSideFilesWithoutALogAreRemoved(t *testing.T) {
 	require.NoError(t, sealedLog(t, disk).log.Close())
 	before := sideFiles(t, disk)
 	for _, suffix := range sideSuffixes {
-		require.NoError(t, vfs.WriteFileAtomic(disk, "", "/data/topic-0/"+sideFileName(5, suffix), []byte("left")))
+		require.NoError(t, vfs.WriteFileAtomic(disk, "", "/data/topic-0/"+segmentFileName(5, suffix), []byte("left")))
 	}
-	others := []string{"5" + indexSuffix, "notes.txt", sideFileName(5, ".snapshot"), sideFileName(5, indexSuffix) + ".bak"}
+	others := []string{"5" + indexSuffix, "notes.txt", segmentFileName(5, ".snapshot"), segmentFileName(5, indexSuffix) + ".bak"}
 	for _, name := range others {
 		require.NoError(t, vfs.WriteFileAtomic(disk, "", "/data/topic-0/"+name, []byte("kept")))
 	}
-	require.NoError(t, disk.Mkdir("/data/topic-0/"+sideFileName(6, sealSuffix)))
+	require.NoError(t, disk.Mkdir("/data/topic-0/"+segmentFileName(6, sealSuffix)))
 	require.NoError(t, openAt(t, disk, "/data", nil).Close())
-	for _, name := range append(others, sideFileName(6, sealSuffix)) {
+	for _, name := range append(others, segmentFileName(6, sealSuffix)) {
 		_, err := disk.Stat("/data/topic-0/" + name)
 		require.NoError(t, err)
 		require.NoError(t, disk.Remove("/data/topic-0/"+name))

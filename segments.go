@@ -44,9 +44,12 @@ func (s *segmentSet) with(seg *segment) *segmentSet {
 // logSuffix ends the name of a file of batches.
 const logSuffix = ".log"
 
-// logFileName is the name of the file whose first offset is base: 20 digits, as
-// in Kafka, so that names sort like offsets.
-func logFileName(base Offset) string { return fmt.Sprintf("%020d%s", base, logSuffix) }
+// segmentFileName is the name of a file of the segment that begins at base: 20
+// digits, as in Kafka, so that names sort like offsets.
+func segmentFileName(base Offset, suffix string) string { return fmt.Sprintf("%020d%s", base, suffix) }
+
+// logFileName is the name of the file of batches whose first offset is base.
+func logFileName(base Offset) string { return segmentFileName(base, logSuffix) }
 
 // parseLogFileName returns the base offset that the name of a file of batches
 // says, and whether it is such a name at all.

@@ -600,7 +600,7 @@ func TestCutSegmentIsNotSealed(t *testing.T) {
 	old := r.p.segs.Load().list[0]
 	end := int(r.p.segs.Load().list[1].base)
 	r.l.tasks.Wait()
-	name := r.p.path(sideFileName(old.base, sealSuffix))
+	name := r.p.path(segmentFileName(old.base, sealSuffix))
 	_, err := disk.Stat(name)
 	require.NoError(t, err)
 	r.truncate(end) // it is the last one, and nothing of it is cut
@@ -633,14 +633,14 @@ func TestFailedTruncationForgetsNothing(t *testing.T) {
 	r.l.tasks.Wait()
 	for _, rule := range []errfs.Rule{
 		{Site: siteTruncateCopy, Err: vfs.ErrNoSpace},
-		{Kind: errfs.Remove, Name: r.p.path(sideFileName(0, sealSuffix)), Err: vfs.ErrNoSpace},
+		{Kind: errfs.Remove, Name: r.p.path(segmentFileName(0, sealSuffix)), Err: vfs.ErrNoSpace},
 	} {
 		remove := fsys.Add(rule)
 		require.ErrorIs(t, r.p.truncateTo(ctx, 2), ErrDiskFull)
 		remove()
 		r.check(r.p)
 	}
-	name := r.p.path(sideFileName(r.p.active().base, sealSuffix))
+	name := r.p.path(segmentFileName(r.p.active().base, sealSuffix))
 	require.NoError(t, r.l.Close())
 	_, err := disk.Stat(name)
 	require.NoError(t, err)
