@@ -188,18 +188,18 @@ func (c *crashRun) appends(l *Log, n int) error {
 	for range n {
 		rec := crashRecord(c.sent)
 		c.sent++
-		if _, err := sure.partitions[0].Append(ctx, rec, rec); err != nil {
+		if _, err := sure.all()[0].Append(ctx, rec, rec); err != nil {
 			return err
 		}
 		c.acked = c.sent
 		rec = crashRecord(c.asyncSent)
 		c.asyncSent++
-		at, err := later.partitions[0].Append(ctx, rec, rec)
+		at, err := later.all()[0].Append(ctx, rec, rec)
 		l.tasks.Wait() // one goroutine at a time, so that a seed says it all
 		if err != nil {
 			return err
 		}
-		c.asyncEnd, c.asyncEpoch, c.clean = at+2, later.partitions[0].epoch, false
+		c.asyncEnd, c.asyncEpoch, c.clean = at+2, later.all()[0].epoch, false
 	}
 	return nil
 }
@@ -316,7 +316,7 @@ func partitionOf(l *Log, topic string) *Partition {
 	if err != nil {
 		return nil
 	}
-	return t.partitions[0]
+	return t.all()[0]
 }
 
 // countRecords reads all of p, which must be the crashRecords from the first on,

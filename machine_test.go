@@ -202,7 +202,7 @@ func (m *machine) partition(top *machineTopic, i int) *Partition {
 	m.l.mu.Lock()
 	defer m.l.mu.Unlock()
 	if t := m.l.topics[top.name]; t != nil {
-		return t.partitions[i]
+		return t.all()[i]
 	}
 	return nil
 }

@@ -35,16 +35,17 @@ type topicRecord struct {
 // newMetadataPartition returns the metadata log, before recovery.
 func (l *Log) newMetadataPartition() *Partition {
 	own := TopicConfig{Flush: FlushBeforeAck, MaxMessageBytes: defaultMaxMessageBytes}
-	t := &Topic{log: l, name: metadataTopic, id: metadataTopicID, internal: true, own: own, effective: own.over(builtin())}
+	t := &Topic{log: l, name: metadataTopic, id: metadataTopicID, internal: true}
 	p := newPartition(t, 0, filepath.Join(l.dir, metadataDir))
-	t.partitions = []*Partition{p}
+	t.state.Store(&topicState{own: own, effective: own.over(builtin()), partitions: []*Partition{p}})
 	return p
 }
 
 // appendTopic makes the creation of t durable.
 func (l *Log) appendTopic(t *Topic) error {
+	own := &t.state.Load().own
 	value, err := json.Marshal(topicRecord{
-		Name: t.name, ID: formatID(t.id), Partitions: t.own.Partitions, Config: t.own.configMap(),
+		Name: t.name, ID: formatID(t.id), Partitions: own.Partitions, Config: own.configMap(),
 	})
 	if err != nil {
 		return err

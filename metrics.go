@@ -151,11 +151,11 @@ func bucket[T ~int64](bounds []T, v T) int {
 
 // addTo adds the topic's metrics to m.
 func (t *Topic) addTo(m *TopicMetrics) {
-	m.Topic, m.Partitions = t.name, len(t.partitions)
+	m.Topic, m.Partitions = t.name, len(t.all())
 	m.ReadBatches, m.ReadBytes = t.counts.readBatches.Load(), t.counts.readBytes.Load()
 	m.IndexesRebuilt = t.counts.indexesRebuilt.Load()
 	m.Recovery.ReadBytes, m.Recovery.CutBytes = t.counts.recovered.Load(), t.counts.cut.Load()
-	for _, p := range t.partitions {
+	for _, p := range t.all() {
 		c := p.addTo(m)
 		m.Appends += c.appends
 		m.Records += c.records

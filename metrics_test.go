@@ -44,7 +44,7 @@ func TestMetricsCountAppends(t *testing.T) {
 		sure, err := l.CreateTopic(ctx, "sure", &TopicConfig{Partitions: 3, SegmentBytes: 1500})
 		require.NoError(t, err)
 		later := partOf(t, l, "later", &TopicConfig{Flush: FlushAsync, FlushInterval: Forever})
-		p := sure.partitions[1]
+		p := sure.all()[1]
 		fsys.Add(errfs.Rule{Site: siteFlush, Before: func(errfs.Op) { <-time.After(3 * time.Millisecond) }})
 		for _, size := range []int{256, 257, 1024} { // the last one in a segment of its own
 			_, err := p.Append(ctx, Record{Value: valueFor(t, size)})

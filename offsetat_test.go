@@ -32,7 +32,7 @@ func openTimed(t require.TestingT, l *timedLog) {
 	require.NoError(t, err)
 	top, err := log.EnsureTopic(ctx, "topic", l.cfg)
 	require.NoError(t, err)
-	l.log, l.p = log, top.partitions[0]
+	l.log, l.p = log, top.all()[0]
 }
 
 // append appends one batch of records with the given timestamps, each of size

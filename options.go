@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/rifflelog/riffle/internal/batch"
@@ -43,6 +41,19 @@ type TopicConfig struct {
 	// Partitions is how many partitions the topic is created with, at most
 	// 10,000. Default 1. Kafka: num.partitions.
 	Partitions int
+	// Cleanup is how old records go. Default CleanupDelete. Kafka: cleanup.policy.
+	// There is no cleaner yet: with CleanupCompact all records stay, and with
+	// CleanupCompactDelete those go that CleanupDelete would delete.
+	Cleanup CleanupPolicy
+	// Retention is how old a record grows, by its timestamp, before its segment
+	// may be deleted: once all records of the segment are older. Whole
+	// milliseconds, or Forever; less than a millisecond is Kafka's 0. Default 7
+	// days, as in Kafka: an event store wants Forever. Kafka: retention.ms.
+	Retention time.Duration
+	// RetentionBytes is how large a partition grows, in bytes, before its oldest
+	// segments are deleted; it never falls below that for it. Default NoLimit.
+	// Kafka: retention.bytes.
+	RetentionBytes int64
 	// Flush says when an appended record is committed. Default FlushBeforeAck;
 	// the value is fixed when the topic is created. Kafka has no such key: it
 	// does what FlushAsync does, and relies on replicas.
@@ -70,7 +81,45 @@ type TopicConfig struct {
 	// MaxMessageBytes is the largest batch, in bytes, after compression; from
 	// 1 to 64 MiB. Default 1 MiB + 12. Kafka: max.message.bytes.
 	MaxMessageBytes int
+	// MinCleanableRatio is how much of a compacted partition must be new before it
+	// is cleaned: more than 0, at most 1. Default 0.5. Kafka:
+	// min.cleanable.dirty.ratio.
+	MinCleanableRatio float64
+	// DeleteRetention is how long a tombstone is kept in a compacted topic, from
+	// the first cleaning on: whole milliseconds, or Forever; less than a
+	// millisecond is Kafka's 0. Default 24 h. Kafka: delete.retention.ms.
+	DeleteRetention time.Duration
+	// MinCompactionLag is how long a record is safe from compaction: whole
+	// milliseconds, at most MaxCompactionLag; less than a millisecond is none.
+	// Default none. Kafka: min.compaction.lag.ms.
+	MinCompactionLag time.Duration
+	// MaxCompactionLag is how long a record may wait for compaction: whole
+	// milliseconds, at least one, or Forever. Default Forever. Kafka:
+	// max.compaction.lag.ms.
+	MaxCompactionLag time.Duration
 }
+
+// CleanupPolicy says how a topic's old records go.
+type CleanupPolicy int
+
+// The cleanup policies.
+const (
+	// CleanupDefault follows Options.Defaults, and is CleanupDelete there.
+	CleanupDefault CleanupPolicy = iota
+	// CleanupDelete deletes the oldest segments: see Retention and RetentionBytes.
+	CleanupDelete
+	// CleanupCompact keeps at least the last record of each key. Records need a
+	// key: ErrInvalidRecord.
+	CleanupCompact
+	// CleanupCompactDelete does both.
+	CleanupCompactDelete
+)
+
+// deletes says whether retention deletes segments.
+func (c CleanupPolicy) deletes() bool { return c != CleanupCompact }
+
+// compacts says whether each record is one of a key.
+func (c CleanupPolicy) compacts() bool { return c == CleanupCompact || c == CleanupCompactDelete }
 
 // FlushPolicy says when a record is committed: readable, and acknowledged to
 // whoever appended it.
@@ -139,6 +188,9 @@ const (
 	defaultMaxMessageBytes = 1<<20 + 12 // Kafka's
 	defaultSegmentBytes    = 256 << 20
 	defaultSegmentAge      = 7 * 24 * time.Hour // Kafka's
+	defaultRetention       = 7 * 24 * time.Hour // Kafka's
+	defaultCleanableRatio  = 0.5                // Kafka's
+	defaultDeleteRetention = 24 * time.Hour     // Kafka's
 	minSegmentBytes        = 1 << 10
 	// maxSegmentBytes is what Kafka's indexes can say of a place in a file.
 	maxSegmentBytes = math.MaxInt32
@@ -155,10 +207,7 @@ func (c TopicConfig) over(base TopicConfig) TopicConfig {
 		c.Partitions = base.Partitions
 	}
 	for _, k := range configKeys {
-		if k.get(&c) == "" && k.get(&base) != "" {
-			// What get printed, set takes.
-			_ = k.set(&c, k.get(&base))
-		}
+		k.take(&c, &base)
 	}
 	return c
 }
@@ -166,14 +215,20 @@ func (c TopicConfig) over(base TopicConfig) TopicConfig {
 // builtin returns the defaults of a topic whose options set none.
 func builtin() TopicConfig {
 	return TopicConfig{
-		Partitions:      1,
-		Flush:           FlushBeforeAck,
-		FlushInterval:   defaultFlushInterval,
-		SegmentBytes:    defaultSegmentBytes,
-		SegmentAge:      defaultSegmentAge,
-		Compression:     CompressionProducer,
-		TimestampType:   CreateTime,
-		MaxMessageBytes: defaultMaxMessageBytes,
+		Partitions:        1,
+		Cleanup:           CleanupDelete,
+		Retention:         defaultRetention,
+		RetentionBytes:    NoLimit,
+		Flush:             FlushBeforeAck,
+		FlushInterval:     defaultFlushInterval,
+		SegmentBytes:      defaultSegmentBytes,
+		SegmentAge:        defaultSegmentAge,
+		Compression:       CompressionProducer,
+		TimestampType:     CreateTime,
+		MaxMessageBytes:   defaultMaxMessageBytes,
+		MinCleanableRatio: defaultCleanableRatio,
+		DeleteRetention:   defaultDeleteRetention,
+		MaxCompactionLag:  Forever,
 	}
 }
 
@@ -187,21 +242,51 @@ func (c *TopicConfig) problems() []error {
 	}
 	report(0 <= c.Partitions && c.Partitions <= maxPartitions,
 		"Partitions is %d, want 1 to %d", c.Partitions, maxPartitions)
+	report(CleanupDefault <= c.Cleanup && c.Cleanup <= CleanupCompactDelete,
+		"Cleanup is %d, which is no CleanupPolicy", c.Cleanup)
+	report(c.RetentionBytes >= NoLimit,
+		"RetentionBytes is %d, want a number of bytes or NoLimit", c.RetentionBytes)
 	report(FlushDefault <= c.Flush && c.Flush <= FlushAsync,
 		"Flush is %d, which is no FlushPolicy", c.Flush)
-	report(wholeMillis(c.FlushInterval),
-		"FlushInterval is %v, want whole milliseconds, at least 1ms, or Forever", c.FlushInterval)
 	report(c.SegmentBytes == 0 || minSegmentBytes <= c.SegmentBytes && c.SegmentBytes <= maxSegmentBytes,
 		"SegmentBytes is %d, want %d to %d", c.SegmentBytes, minSegmentBytes, maxSegmentBytes)
-	report(wholeMillis(c.SegmentAge),
-		"SegmentAge is %v, want whole milliseconds, at least 1ms, or Forever", c.SegmentAge)
 	report(CompressionDefault <= c.Compression && c.Compression <= CompressionZstd,
 		"Compression is %d, which is no Compression", c.Compression)
 	report(TimestampDefault <= c.TimestampType && c.TimestampType <= LogAppendTime,
 		"TimestampType is %d, which is no TimestampType", c.TimestampType)
 	report(0 <= c.MaxMessageBytes && c.MaxMessageBytes <= maxMaxMessageBytes,
 		"MaxMessageBytes is %d, want 1 to %d", c.MaxMessageBytes, maxMaxMessageBytes)
+	report(0 <= c.MinCleanableRatio && c.MinCleanableRatio <= 1,
+		"MinCleanableRatio is %v, want more than 0, at most 1", c.MinCleanableRatio)
+	for _, d := range c.durations() {
+		if d.least > 0 {
+			report(wholeMillis(d.value), "%s is %v, want whole milliseconds, at least 1ms, or Forever", d.name, d.value)
+		} else {
+			report(wholeMillis(d.value) || 0 < d.value && d.value < time.Millisecond,
+				"%s is %v, want whole milliseconds, or less than one, or Forever", d.name, d.value)
+		}
+	}
+	report(c.MaxCompactionLag == 0 || c.MinCompactionLag <= c.MaxCompactionLag,
+		"MinCompactionLag is %v, more than MaxCompactionLag, %v", c.MinCompactionLag, c.MaxCompactionLag)
 	return bad
+}
+
+// namedDuration is a field that is a time.
+type namedDuration struct {
+	name  string
+	value time.Duration
+	least time.Duration // Kafka's smallest value
+}
+
+func (c *TopicConfig) durations() []namedDuration {
+	return []namedDuration{
+		{"FlushInterval", c.FlushInterval, time.Millisecond},
+		{"SegmentAge", c.SegmentAge, time.Millisecond},
+		{"Retention", c.Retention, 0},
+		{"DeleteRetention", c.DeleteRetention, 0},
+		{"MinCompactionLag", c.MinCompactionLag, 0},
+		{"MaxCompactionLag", c.MaxCompactionLag, time.Millisecond},
+	}
 }
 
 // wholeMillis says whether d is a time that Kafka's milliseconds can tell, or
@@ -241,132 +326,4 @@ func (o *Options) resolve() (Options, error) {
 		r.Logger = slog.New(slog.DiscardHandler)
 	}
 	return r, nil
-}
-
-// configKey is one field of a TopicConfig under the key and in the words that
-// Kafka has for it: what the metadata log stores. An empty string is a field
-// left zero.
-type configKey struct {
-	name string
-	get  func(*TopicConfig) string
-	set  func(*TopicConfig, string) error
-}
-
-// configKeys are all fields but Partitions, which is no configuration in Kafka
-// either.
-var configKeys = []configKey{
-	enumKey("compression.type", []string{"", "producer", "none", "gzip", "snappy", "lz4", "zstd"},
-		func(c *TopicConfig) *Compression { return &c.Compression }),
-	millisKey("flush.ms", func(c *TopicConfig) *time.Duration { return &c.FlushInterval }),
-	bytesKey("max.message.bytes", func(c *TopicConfig) *int { return &c.MaxMessageBytes }),
-	enumKey("message.timestamp.type", []string{"", "CreateTime", "LogAppendTime"},
-		func(c *TopicConfig) *TimestampType { return &c.TimestampType }),
-	enumKey("riffle.flush", []string{"", "before-ack", "async"}, // ours: Kafka has no such key
-		func(c *TopicConfig) *FlushPolicy { return &c.Flush }),
-	bytesKey("segment.bytes", func(c *TopicConfig) *int64 { return &c.SegmentBytes }),
-	millisKey("segment.ms", func(c *TopicConfig) *time.Duration { return &c.SegmentAge }),
-}
-
-// bytesKey is a key whose values are a number of bytes.
-func bytesKey[T ~int | ~int64](name string, field func(*TopicConfig) *T) configKey {
-	return configKey{
-		name: name,
-		get: func(c *TopicConfig) string {
-			if *field(c) == 0 {
-				return ""
-			}
-			return strconv.FormatInt(int64(*field(c)), 10)
-		},
-		set: func(c *TopicConfig, s string) error {
-			n, err := strconv.ParseInt(s, 10, 64)
-			*field(c) = T(n)
-			if err == nil && int64(T(n)) != n {
-				err = fmt.Errorf("%s is %s: %w", name, s, strconv.ErrRange)
-			}
-			return err
-		},
-	}
-}
-
-// millisKey is a key whose values are a number of milliseconds; Kafka's largest
-// number is Forever.
-func millisKey(name string, field func(*TopicConfig) *time.Duration) configKey {
-	return configKey{
-		name: name,
-		get:  func(c *TopicConfig) string { return formatMillis(*field(c)) },
-		set: func(c *TopicConfig, s string) (err error) {
-			*field(c), err = parseMillis(s)
-			return err
-		},
-	}
-}
-
-// enumKey is a key whose values are words, listed by their number.
-func enumKey[T ~int](name string, words []string, field func(*TopicConfig) *T) configKey {
-	return configKey{
-		name: name,
-		get:  func(c *TopicConfig) string { return words[*field(c)] },
-		set: func(c *TopicConfig, s string) error {
-			for i, w := range words {
-				if w == s {
-					*field(c) = T(i)
-					return nil
-				}
-			}
-			return fmt.Errorf("%s is %q, want one of %s", name, s, strings.Join(words[1:], ", "))
-		},
-	}
-}
-
-// formatMillis prints a duration as Kafka does; Forever is its largest number.
-func formatMillis(d time.Duration) string {
-	switch d {
-	case 0:
-		return ""
-	case Forever:
-		return strconv.FormatInt(math.MaxInt64, 10)
-	}
-	return strconv.FormatInt(d.Milliseconds(), 10)
-}
-
-func parseMillis(s string) (time.Duration, error) {
-	ms, err := strconv.ParseInt(s, 10, 64)
-	if err != nil || ms < 0 {
-		return 0, fmt.Errorf("%q is no number of milliseconds", s)
-	}
-	if ms > int64(Forever/time.Millisecond) {
-		return Forever, nil
-	}
-	return time.Duration(ms) * time.Millisecond, nil
-}
-
-// configMap returns the fields of c that are set, by Kafka's keys.
-func (c *TopicConfig) configMap() map[string]string {
-	m := make(map[string]string)
-	for _, k := range configKeys {
-		if s := k.get(c); s != "" {
-			m[k.name] = s
-		}
-	}
-	return m
-}
-
-// setConfigMap sets the fields that m names. A key that it does not know is an
-// error: a later version wrote it and means something by it.
-func (c *TopicConfig) setConfigMap(m map[string]string) error {
-	known := 0
-	for _, k := range configKeys {
-		s, ok := m[k.name]
-		if !ok {
-			continue
-		}
-		known++
-		if err := k.set(c, s); err != nil {
-			return err
-		}
-	}
-	if known != len(m) {
-		return fmt.Errorf("%w: topic configuration %v", errors.ErrUnsupported, m)
-	}
-	return nil
 }

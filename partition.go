@@ -183,6 +183,9 @@ func (e *encoder) encode(recs []Record, cfg *TopicConfig, now int64) (batch.Batc
 	}
 	for i := range recs {
 		ms, err := millis(recs[i].Timestamp, now)
+		if recs[i].Key == nil && cfg.Cleanup.compacts() {
+			err = fmt.Errorf("%w: it has no key, and the topic is compacted", batch.ErrInvalid)
+		}
 		if err == nil {
 			err = batch.Add(&e.b, ms, recs[i].Key, recs[i].Value, recs[i].Headers)
 		}

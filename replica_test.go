@@ -405,7 +405,7 @@ func TestReplicaAgreesWithAList(t *testing.T) {
 			l = openAt2(t, fsys)
 			top, err := l.EnsureTopic(ctx, "topic", &TopicConfig{Flush: flush, FlushInterval: Forever, SegmentBytes: 1024})
 			require.NoError(t, err)
-			p = top.partitions[0]
+			p = top.all()[0]
 			require.NoError(t, p.becomeReplica(ctx, hw))
 		}
 		reopen()

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 )
 
 // maxTopicName is how many bytes a topic's name has at most, as in Kafka: with
@@ -14,25 +15,38 @@ const maxTopicName = 249
 
 // Topic is a named set of partitions. It is safe for concurrent use.
 type Topic struct {
-	log        *Log
-	name       string
-	id         [16]byte
-	internal   bool        // the log's own: its appends may use DiskReserve
+	log      *Log
+	name     string
+	id       [16]byte
+	internal bool // the log's own: its appends may use DiskReserve
+	counts   topicCounts
+	// state is replaced as a whole, by whoever has the name reserved.
+	state atomic.Pointer[topicState]
+}
+
+// topicState is what of a topic can be changed. It never changes itself.
+type topicState struct {
 	own        TopicConfig // what the topic itself sets
 	effective  TopicConfig // with the log's defaults
 	partitions []*Partition
-	counts     topicCounts
 }
 
 // newTopic returns a topic with its partitions, none of which has a file yet.
 func (l *Log) newTopic(name string, id [16]byte, own TopicConfig) *Topic {
-	t := &Topic{log: l, name: name, id: id, own: own, effective: own.over(l.opts.Defaults)}
-	t.partitions = make([]*Partition, t.effective.Partitions)
-	for i := range t.partitions {
-		dir := filepath.Join(l.dir, TopicPartition{name, i}.String())
-		t.partitions[i] = newPartition(t, i, dir)
-	}
+	t := &Topic{log: l, name: name, id: id}
+	t.setState(own, nil)
 	return t
+}
+
+// setState gives the topic a configuration, and the partitions that it lacks
+// behind those that it has.
+func (t *Topic) setState(own TopicConfig, partitions []*Partition) {
+	s := &topicState{own: own, effective: own.over(t.log.opts.Defaults)}
+	s.partitions = make([]*Partition, s.effective.Partitions)
+	for i := copy(s.partitions, partitions); i < len(s.partitions); i++ {
+		s.partitions[i] = newPartition(t, i, filepath.Join(t.log.dir, TopicPartition{t.name, i}.String()))
+	}
+	t.state.Store(s)
 }
 
 // Name is the topic's name.
@@ -44,26 +58,31 @@ func (t *Topic) ID() [16]byte { return t.id }
 
 // Config returns the configuration that is in effect: what the topic sets over
 // [Options.Defaults] over the built-in defaults.
-func (t *Topic) Config() TopicConfig { return t.effective }
+func (t *Topic) Config() TopicConfig { return t.state.Load().effective }
 
-func (t *Topic) config() *TopicConfig { return &t.effective }
+func (t *Topic) config() *TopicConfig { return &t.state.Load().effective }
+
+// all returns the partitions that there are now, which the caller must not change.
+func (t *Topic) all() []*Partition { return t.state.Load().partitions }
 
 // NumPartitions is the number of partitions.
-func (t *Topic) NumPartitions() int { return len(t.partitions) }
+func (t *Topic) NumPartitions() int { return len(t.all()) }
 
 // Partition returns partition i, counted from 0: ErrPartitionNotFound if there
 // are fewer.
 func (t *Topic) Partition(i int) (*Partition, error) {
-	if i < 0 || i >= len(t.partitions) {
-		return nil, fmt.Errorf("%w: %s has 0 to %d, asked for %d", ErrPartitionNotFound, t.name, len(t.partitions)-1, i)
+	all := t.all()
+	if i < 0 || i >= len(all) {
+		return nil, fmt.Errorf("%w: %s has 0 to %d, asked for %d", ErrPartitionNotFound, t.name, len(all)-1, i)
 	}
-	return t.partitions[i], nil
+	return all[i], nil
 }
 
-// Partitions iterates over the partitions by their number.
+// Partitions iterates over the partitions that there are as the loop begins, by
+// their number.
 func (t *Topic) Partitions() iter.Seq[*Partition] {
 	return func(yield func(*Partition) bool) {
-		for _, p := range t.partitions {
+		for _, p := range t.all() {
 			if !yield(p) {
 				return
 			}

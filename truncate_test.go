@@ -846,7 +846,7 @@ func (r *replicaRun) open() (err error) {
 	cfg := &TopicConfig{Flush: r.flush, FlushInterval: Forever, SegmentBytes: crashSegment}
 	t, err := r.l.EnsureTopic(ctx, "topic", cfg)
 	if err == nil {
-		r.p = t.partitions[0]
+		r.p = t.all()[0]
 	}
 	return err
 }
