@@ -162,8 +162,8 @@ func formatMillis(d time.Duration) string {
 	return strconv.FormatInt(d.Milliseconds(), 10)
 }
 
-// noMillis is Kafka's 0 milliseconds, where zero is left to the defaults.
-const noMillis = time.Nanosecond
+// kafkaZero is 0 milliseconds in Kafka: zero is left to the defaults here.
+const kafkaZero = time.Nanosecond
 
 func parseMillis(s string) (time.Duration, error) {
 	ms, err := strconv.ParseInt(s, 10, 64)
@@ -171,7 +171,7 @@ func parseMillis(s string) (time.Duration, error) {
 	case err != nil || ms < 0:
 		return 0, errors.New("it is no number of milliseconds")
 	case ms == 0:
-		return noMillis, nil
+		return kafkaZero, nil
 	case ms > int64(Forever/time.Millisecond):
 		return Forever, nil
 	}

@@ -179,6 +179,24 @@ func (p *Partition) flushAfter(interval time.Duration) {
 	}
 }
 
+// intervalChanged sees to it that what is unflushed is flushed within
+// FlushInterval as it is now.
+func (p *Partition) intervalChanged() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.timer != nil && p.timed {
+		p.timer.Stop()
+		p.timed = false
+	}
+	mapped := false
+	if seg := p.active(); seg != nil {
+		mapped = seg.mapped.list.Load() != nil
+	}
+	if interval := p.topic.config().FlushInterval; !p.closed && interval != Forever && (mapped || p.flushed < p.dataEnd) {
+		p.flushAfter(interval)
+	}
+}
+
 // flushOnTime runs when FlushInterval has passed since the first unflushed
 // append, or since it ran last for a partition that is mapped: if nothing is to be
 // flushed then, it is idle, and is unmapped.

@@ -3,24 +3,24 @@ package riffle
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"slices"
 	"testing"
 
 	"github.com/cespare/xxhash/v2"
+	"github.com/stretchr/testify/require"
 
 	"github.com/rifflelog/riffle/internal/batch"
 	"github.com/rifflelog/riffle/internal/vfs"
 	"github.com/rifflelog/riffle/internal/vfs/memfs"
 )
 
-// FuzzSideFiles gives any bytes to the parsers of the small files and of the
-// metadata's records. Stated properties: nothing panics; what is accepted prints
+// FuzzSideFiles gives any bytes to the parsers of the small files. Stated properties: nothing panics; what is accepted prints
 // as something that is accepted again and means the same.
 func FuzzSideFiles(f *testing.F) {
 	f.Add([]byte("version=1\ncluster.id=x\ndirectory.id=y\nriffle.format=1\n"))
 	f.Add(formatPartitionMetadata(metadataTopicID))
 	f.Add([]byte("0\n1\n0 0\n"))
-	f.Add([]byte(`{"name":"x","id":"AAAAAAAAAAAAAAAAAAAAAQ","partitions":1,"config":{"flush.ms":"5"}}`))
 	f.Add([]byte("=x"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		_ = checkMetaProperties("name", data)
@@ -34,15 +34,40 @@ func FuzzSideFiles(f *testing.F) {
 				t.Fatalf("%q: %v", data, err)
 			}
 		}
-		l := &Log{dir: "/", topics: map[string]*Topic{}, opts: Options{Defaults: builtin()}}
-		r := &reader{p: &Partition{topic: new(Topic)}}
-		r.records.Record = batch.Record{Key: []byte(kindTopic), Value: data}
-		if l.applyMetadata(View{r}) == nil {
-			for name, top := range l.topics {
-				if checkTopicName(name) != nil || top.NumPartitions() < 1 || len(top.config().problems()) > 0 {
-					t.Fatalf("%q: topic %q with %d partitions", data, name, top.NumPartitions())
-				}
+	})
+}
+
+// FuzzMetadata gives any bytes to the reader of metadata records, after a topic was
+// created, and to that of snapshots. Stated properties: nothing panics; what is
+// accepted leaves topics that could have been created, each under its own name and
+// id; a snapshot of them says the same.
+func FuzzMetadata(f *testing.F) {
+	f.Add(kindTopic, []byte(`{"name":"x","id":"AAAAAAAAAAAAAAAAAAAAAQ","partitions":1,"config":{"flush.ms":"5"}}`))
+	f.Add(kindConfig, []byte(`{"id":"AAAAAAAAAAAAAAAAAAAAAg","config":{"retention.ms":"-1"}}`))
+	f.Add(kindPartitions, []byte(`{"id":"AAAAAAAAAAAAAAAAAAAAAg","partitions":7}`))
+	f.Add(kindDeletion, []byte(`{"id":"AAAAAAAAAAAAAAAAAAAAAg"}`))
+	f.Add(kindHardState, []byte(`{}`))
+	f.Fuzz(func(t *testing.T, kind string, value []byte) {
+		image := newMetaImage()
+		require.NoError(t, image.apply(kindTopic, []byte(`{"name":"first","id":"AAAAAAAAAAAAAAAAAAAAAg","partitions":2,"config":{"riffle.flush":"async"}}`)))
+		if err := image.apply(kind, value); err != nil {
+			require.ErrorIs(t, err, errors.ErrUnsupported)
+			require.Len(t, image.topics, 1, "an error leaves all as it was")
+		}
+		for _, top := range image.sorted() {
+			if checkTopicName(top.name) != nil || top.own.Partitions < 1 || len(top.own.problems()) > 0 ||
+				image.topics[top.id] != top || image.names[top.name] != top {
+				t.Fatalf("%q: topic %+v", value, top)
 			}
+		}
+		data, err := formatSnapshot(image, 7, 1, &TopicConfig{MaxMessageBytes: 1 << 20, SegmentBytes: 1 << 20}, 1)
+		require.NoError(t, err)
+		again, end, err := parseSnapshot(data)
+		require.NoError(t, err)
+		require.Equal(t, Offset(7), end)
+		require.Equal(t, image.sorted(), again.sorted())
+		if image, _, err := parseSnapshot(value); err == nil {
+			require.NotNil(t, image)
 		}
 	})
 }

@@ -9,8 +9,6 @@ import (
 	"iter"
 	"path/filepath"
 	"runtime/debug"
-	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -45,11 +43,16 @@ type Log struct {
 	mappings  atomic.Int64 // extents that are mapped
 	space     *diskSpace
 	seals     sealQueue
+	snapshots metaSnapshots
 
-	// mu guards topics and creating.
-	mu       sync.Mutex
-	topics   map[string]*Topic
-	creating map[string]chan struct{} // closed when the creation has ended
+	// mu guards what follows.
+	mu          sync.Mutex
+	topics      map[string]*Topic
+	metricNames map[string]*Topic        // the same topics
+	changing    map[string]chan struct{} // by such a name: closed when the change that is under way has ended
+	halfGone    map[string]*Topic        // their deletion is durable, but not all of their directories have been moved
+	remains     map[*Partition]bool      // of deleted topics, whose files are still there
+	deleted     *TopicMetrics            // the sum of what deleted topics have counted; nil if there were none
 
 	closing chan struct{} // closed when the log begins to close, or has failed
 	closed  chan struct{} // closed when it is closed
@@ -91,11 +94,13 @@ type tuning struct {
 	// sealAtOnce seals a segment on the goroutine that rolls, so that operations
 	// come in one order.
 	sealAtOnce bool
+	// snapshotEvery is how many records of the metadata log have a snapshot made.
+	snapshotEvery int64
 }
 
 var defaultTuning = tuning{
 	ceilingStep: 1_000_000, boundsDelay: time.Second,
-	mapAfter: mapAfter, minTouch: minTouch, reserveBytes: 16 << 20,
+	mapAfter: mapAfter, minTouch: minTouch, reserveBytes: 16 << 20, snapshotEvery: snapshotEvery,
 }
 
 // Open opens the log in dir, making it if there is none and recovering it if it
@@ -116,6 +121,9 @@ func openTuned(fsys vfs.FS, dir string, opts *Options, tune tuning) (*Log, error
 	if tune.minTouch == 0 {
 		tune.minTouch = minTouch
 	}
+	if tune.snapshotEvery == 0 {
+		tune.snapshotEvery = snapshotEvery
+	}
 	resolved, err := opts.resolve()
 	if err == nil && dir == "" {
 		err = invalidOptions("directory", []error{errors.New("its name is empty")})
@@ -130,7 +138,8 @@ func openTuned(fsys vfs.FS, dir string, opts *Options, tune tuning) (*Log, error
 	}
 	l := &Log{
 		fs: fsys, files: newFiles(fsys), dir: abs, opts: resolved, tuning: tune,
-		topics: make(map[string]*Topic), creating: make(map[string]chan struct{}),
+		topics: make(map[string]*Topic), metricNames: make(map[string]*Topic), changing: make(map[string]chan struct{}),
+		halfGone: make(map[string]*Topic), remains: make(map[*Partition]bool),
 		closing: make(chan struct{}), closed: make(chan struct{}), broken: make(chan struct{}),
 	}
 	l.meta, l.space = l.newMetadataPartition(), newDiskSpace(l)
@@ -177,7 +186,12 @@ func (l *Log) load() error {
 	if err != nil {
 		return err
 	}
-	if err := l.replayMetadata(); err != nil {
+	deleted, err := l.loadTopics()
+	if err != nil {
+		return err
+	}
+	remains, err := l.sortDirs(deleted)
+	if err != nil {
 		return err
 	}
 	for t := range l.Topics() {
@@ -192,6 +206,13 @@ func (l *Log) load() error {
 		p.flushFound()
 	}
 	l.space.open()
+	if len(remains) > 0 {
+		l.inBackground(func() {
+			for _, dir := range remains {
+				l.removeDir(dir)
+			}
+		})
+	}
 	return nil
 }
 
@@ -252,175 +273,6 @@ func (l *Log) partitions() iter.Seq[*Partition] {
 		}
 		yield(l.meta)
 	}
-}
-
-// Topic returns the topic of that name: ErrTopicNotFound if there is none.
-func (l *Log) Topic(name string) (*Topic, error) {
-	if l.isClosing() {
-		return nil, l.closedError()
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if t := l.topics[name]; t != nil {
-		return t, nil
-	}
-	return nil, fmt.Errorf("%w: %q", ErrTopicNotFound, name)
-}
-
-// Topics iterates over the topics that there are as the loop begins, by name.
-func (l *Log) Topics() iter.Seq[*Topic] {
-	return func(yield func(*Topic) bool) {
-		l.mu.Lock()
-		topics := make([]*Topic, 0, len(l.topics))
-		for _, t := range l.topics {
-			topics = append(topics, t)
-		}
-		l.mu.Unlock()
-		slices.SortFunc(topics, func(a, b *Topic) int { return strings.Compare(a.name, b.name) })
-		for _, t := range topics {
-			if !yield(t) {
-				return
-			}
-		}
-	}
-}
-
-// CreateTopic creates a topic, which is durable when it returns. A nil cfg means
-// the defaults. Errors: ErrTopicExists, ErrInvalidTopic, ErrInvalidOptions,
-// ErrDiskFull, ErrClosed. If ctx ends while it waits, the error is ErrInDoubt:
-// the topic may come to be.
-func (l *Log) CreateTopic(ctx context.Context, name string, cfg *TopicConfig) (*Topic, error) {
-	t, err := l.createTopic(ctx, name, cfg)
-	if err != nil {
-		return nil, fmt.Errorf("create topic: %w", err)
-	}
-	return t, nil
-}
-
-// EnsureTopic returns the topic of that name and creates it, like CreateTopic,
-// if there is none. Of the configuration of one that exists only Partitions is
-// looked at: ErrTopicMismatch if it has fewer.
-func (l *Log) EnsureTopic(ctx context.Context, name string, cfg *TopicConfig) (*Topic, error) {
-	t, err := l.createTopic(ctx, name, cfg)
-	if errors.Is(err, ErrTopicExists) {
-		t, err = l.Topic(name)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("ensure topic: %w", err)
-	}
-	if cfg != nil && cfg.Partitions > t.NumPartitions() {
-		return nil, fmt.Errorf("ensure topic: %w: %q has %d partitions, want %d", ErrTopicMismatch, name, t.NumPartitions(), cfg.Partitions)
-	}
-	return t, nil
-}
-
-func (l *Log) createTopic(ctx context.Context, name string, cfg *TopicConfig) (*Topic, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	if err := checkTopicName(name); err != nil {
-		return nil, err
-	}
-	var own TopicConfig
-	if cfg != nil {
-		own = *cfg
-	}
-	if err := invalidOptions("TopicConfig", own.problems()); err != nil {
-		return nil, err
-	}
-	// These two are fixed from now on, whatever the defaults will be.
-	effective := own.over(l.opts.Defaults)
-	own.Partitions, own.Flush = effective.Partitions, effective.Flush
-
-	if err := l.reserveName(ctx, name); err != nil {
-		return nil, err
-	}
-	t := l.newTopic(name, newID(), own)
-	result := make(chan error, 1)
-	// It goes on if ctx ends, so that the name is not reserved for ever.
-	if !l.start(func() { result <- l.publishTopic(t) }) {
-		l.mu.Lock()
-		l.releaseName(name)
-		l.mu.Unlock()
-		return nil, l.closedError()
-	}
-	select {
-	case err := <-result:
-		if err != nil {
-			return nil, err
-		}
-		return t, nil
-	case <-l.broken:
-		return nil, inDoubt(l.closedError())
-	case <-ctx.Done():
-		return nil, inDoubt(ctx.Err())
-	}
-}
-
-// reserveName makes name the caller's to create. It waits for a creation of the
-// same name that is under way.
-func (l *Log) reserveName(ctx context.Context, name string) error {
-	for {
-		if l.isClosing() {
-			return l.closedError()
-		}
-		l.mu.Lock()
-		if l.topics[name] != nil {
-			l.mu.Unlock()
-			return fmt.Errorf("%w: %q", ErrTopicExists, name)
-		}
-		underway := l.creating[name]
-		if underway == nil {
-			err := l.checkCollision(name)
-			if err == nil {
-				l.creating[name] = make(chan struct{})
-			}
-			l.mu.Unlock()
-			return err
-		}
-		l.mu.Unlock()
-		select {
-		case <-underway:
-		case <-l.broken:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-}
-
-// checkCollision refuses a name that another topic's metrics would share.
-// Called under mu.
-func (l *Log) checkCollision(name string) error {
-	want := metricName(name)
-	for other := range l.topics {
-		if metricName(other) == want {
-			return fmt.Errorf("%w: %q differs from %q only by '.' and '_'", ErrInvalidTopic, name, other)
-		}
-	}
-	for other := range l.creating {
-		if metricName(other) == want {
-			return fmt.Errorf("%w: %q differs from %q only by '.' and '_'", ErrInvalidTopic, name, other)
-		}
-	}
-	return nil
-}
-
-// publishTopic makes t durable, then known.
-func (l *Log) publishTopic(t *Topic) error {
-	err := l.appendTopic(t)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if err == nil {
-		l.topics[t.name] = t
-	}
-	l.releaseName(t.name)
-	return err
-}
-
-// releaseName ends the reservation of a name. Called under mu.
-func (l *Log) releaseName(name string) {
-	close(l.creating[name])
-	delete(l.creating, name)
 }
 
 // isClosing says whether the log is closed, closing or failed.
@@ -625,6 +477,7 @@ func (l *Log) shutdown() {
 	for p := range l.partitions() {
 		errs = append(errs, p.closeFiles())
 	}
+	l.closeRemains()
 	errs = append(errs, l.bounds.close())
 	errs = append(errs, l.lock.Close())
 	if err := errors.Join(errs...); err != nil {

@@ -48,7 +48,7 @@ func TestReopenFindsEverything(t *testing.T) {
 	again, err := l.Topic("full")
 	require.NoError(t, err)
 	require.Equal(t, full.ID(), again.ID())
-	require.Equal(t, *cfg, again.Config())
+	require.Equal(t, cfg.over(builtin()), again.Config())
 	require.Equal(t, "full", again.Name())
 	require.Equal(t, 3, again.NumPartitions())
 	for p := range again.Partitions() {
@@ -75,9 +75,8 @@ func TestDefaultsInTwoLayers(t *testing.T) {
 	top, err := l.CreateTopic(ctx, "topic", &TopicConfig{Compression: CompressionGzip})
 	require.NoError(t, err)
 	require.Equal(t, TopicConfig{
-		Partitions: 2, Flush: FlushAsync, FlushInterval: time.Second, Compression: CompressionGzip,
-		TimestampType: CreateTime, MaxMessageBytes: 100, SegmentBytes: 256 << 20, SegmentAge: 7 * 24 * time.Hour,
-	}, top.Config())
+		Partitions: 2, Flush: FlushAsync, Compression: CompressionGzip, MaxMessageBytes: 100,
+	}.over(builtin()), top.Config())
 	require.NoError(t, l.Close())
 
 	l = openAt(t, fsys, dir, &Options{Defaults: TopicConfig{
@@ -86,9 +85,8 @@ func TestDefaultsInTwoLayers(t *testing.T) {
 	top, err = l.Topic("topic")
 	require.NoError(t, err)
 	require.Equal(t, TopicConfig{
-		Partitions: 2, Flush: FlushAsync, FlushInterval: Forever, Compression: CompressionGzip,
-		TimestampType: CreateTime, MaxMessageBytes: 200, SegmentBytes: 256 << 20, SegmentAge: 7 * 24 * time.Hour,
-	}, top.Config())
+		Partitions: 2, Flush: FlushAsync, FlushInterval: Forever, Compression: CompressionGzip, MaxMessageBytes: 200,
+	}.over(builtin()), top.Config())
 }
 
 // TestInvalidOptionsListEveryProblem gives each field a value that it cannot
@@ -110,8 +108,10 @@ func TestInvalidOptionsListEveryProblem(t *testing.T) {
 	_, createErr := l.CreateTopic(ctx, "topic", &bad)
 	require.ErrorIs(t, createErr, ErrInvalidOptions)
 	for _, err := range []error{err, createErr} {
-		for _, field := range []string{"Partitions", "Flush ", "FlushInterval", "Compression", "TimestampType", "MaxMessageBytes", "SegmentBytes", "SegmentAge",
-			"Cleanup ", "Retention ", "RetentionBytes", "MinCleanableRatio", "DeleteRetention", "MinCompactionLag is 1h0m0s, more than MaxCompactionLag"} {
+		for _, field := range []string{
+			"Partitions", "Flush ", "FlushInterval", "Compression", "TimestampType", "MaxMessageBytes", "SegmentBytes", "SegmentAge",
+			"Cleanup ", "Retention ", "RetentionBytes", "MinCleanableRatio", "DeleteRetention", "MinCompactionLag is 1h0m0s, more than MaxCompactionLag",
+		} {
 			require.ErrorContains(t, err, field)
 		}
 	}
@@ -255,8 +255,10 @@ func TestLaterVersionsMetadataIsRefused(t *testing.T) {
 	for _, rec := range []Record{
 		{Key: []byte("quota"), Value: []byte("{}")},
 		{Key: []byte(kindTopic), Value: []byte(`{"name":"x","id":"` + formatID(newID()) + `","partitions":1,"config":{},"rack":"a"}`)},
-		{Key: []byte(kindTopic), Value: []byte(`{"name":"x","id":"` + formatID(newID()) + `","partitions":1,"config":{"retention.ms":"1"}}`)},
+		{Key: []byte(kindTopic), Value: []byte(`{"name":"x","id":"` + formatID(newID()) + `","partitions":1,"config":{"segment.jitter.ms":"1"}}`)},
 		{Key: []byte(kindTopic), Value: []byte(`not json`)},
+		{Key: []byte(kindDeletion), Value: []byte(`{"id":"` + formatID(newID()) + `"}`)},
+		{Key: []byte(kindHardState), Value: []byte(`{}`)},
 	} {
 		fsys, dir := testDir(t)
 		l, err := open(fsys, dir, nil)

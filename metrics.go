@@ -79,6 +79,11 @@ func (l *Log) Metrics() Metrics {
 	empty := func() TopicMetrics { return TopicMetrics{BatchBytes: sizes.empty(), FlushSeconds: times.empty()} }
 	m := Metrics{Total: empty(), Metadata: empty()}
 	l.meta.topic.addTo(&m.Metadata)
+	l.mu.Lock()
+	if l.deleted != nil {
+		m.Total.add(l.deleted)
+	}
+	l.mu.Unlock()
 	for t := range l.Topics() {
 		one := empty()
 		t.addTo(&one)
@@ -193,6 +198,17 @@ func (p *Partition) addTo(m *TopicMetrics) (c counts) {
 		c = *p.counts
 	}
 	return c
+}
+
+// countDeleted keeps what a topic that is deleted has counted. Called under mu.
+func (l *Log) countDeleted(t *Topic) {
+	m := TopicMetrics{BatchBytes: histogram(batchBounds[:], 1), FlushSeconds: histogram(flushBounds[:], time.Second)}
+	t.addTo(&m)
+	m.Partitions, m.OfflinePartitions, m.Segments, m.Bytes, m.UnflushedBytes = 0, 0, 0, 0, 0
+	if l.deleted != nil {
+		m.add(l.deleted)
+	}
+	l.deleted = &m
 }
 
 // add adds the metrics of a topic.

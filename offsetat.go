@@ -55,6 +55,10 @@ func (p *Partition) maxTimestampIn(ctx context.Context, s snapshot) (Offset, err
 // search returns what find finds in the segments of s, once more if bounds have
 // gone back meanwhile.
 func (p *Partition) search(ctx context.Context, find func(s snapshot) (Offset, error)) (Offset, error) {
+	if !p.enter() {
+		return NoOffset, p.error("read", notFound(p.topic.name))
+	}
+	defer p.leave()
 	for {
 		s, err := p.snapshot(), p.alive(ctx)
 		if err == nil && s.segs == nil && p.damaged != nil {

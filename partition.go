@@ -65,6 +65,13 @@ type Partition struct {
 	counts         *counts // nil until there is something to count
 	replica        bool    // its batches and its high watermark come from a leader
 
+	// gone says that the topic is deleted; moved where the directory is since,
+	// nil before. users is one for the topic and one for each loop: who leaves
+	// last removes the files. See moveAway.
+	gone  atomic.Bool
+	moved atomic.Pointer[string]
+	users atomic.Int64
+
 	// cuts counts the changes by which bounds may go back, twice each: it is odd
 	// while one is being made. Changed under mu. See snapshot.
 	cuts atomic.Int64
@@ -92,7 +99,9 @@ type Bounds struct {
 }
 
 func newPartition(t *Topic, index int, dir string) *Partition {
-	return &Partition{topic: t, index: index, dir: dir, epochs: newEpochCache(nil), epoch: noEpoch}
+	p := &Partition{topic: t, index: index, dir: dir, epochs: newEpochCache(nil), epoch: noEpoch}
+	p.users.Store(1)
+	return p
 }
 
 // Index is the partition's number in its topic, from 0.
@@ -349,6 +358,8 @@ func (p *Partition) active() *segment {
 // writable says why p takes no appends. Called under mu.
 func (p *Partition) writable() error {
 	switch {
+	case p.gone.Load():
+		return notFound(p.topic.name)
 	case p.closed || p.topic.log.isClosing():
 		return p.topic.log.closedError()
 	case p.failed != nil:
@@ -454,18 +465,8 @@ func (p *Partition) flushRest() error {
 	if p.segs.Load() == nil {
 		return nil
 	}
+	p.awaitFlushes()
 	p.mu.Lock()
-	for _, round := range []*flushRound{p.flushing.running, p.flushing.next} {
-		if round == nil {
-			continue
-		}
-		p.mu.Unlock()
-		select {
-		case <-round.done:
-		case <-p.topic.log.broken:
-		}
-		p.mu.Lock()
-	}
 	if p.failed != nil || !p.begun {
 		p.mu.Unlock()
 		return nil
@@ -478,6 +479,22 @@ func (p *Partition) flushRest() error {
 		return p.error("close", err)
 	}
 	return nil
+}
+
+// awaitFlushes waits for the flushes that are under way or asked for.
+func (p *Partition) awaitFlushes() {
+	p.mu.Lock()
+	rounds := []*flushRound{p.flushing.running, p.flushing.next}
+	p.mu.Unlock()
+	for _, round := range rounds {
+		if round == nil {
+			continue
+		}
+		select {
+		case <-round.done:
+		case <-p.topic.log.broken:
+		}
+	}
 }
 
 // markClean notes in bounds that everything is flushed, if that is so; the next
@@ -509,13 +526,19 @@ func (p *Partition) epochBefore(o Offset) int32 {
 // closeFiles closes the segments' files. A reader that is in one gets an error,
 // which it turns into ErrClosed.
 func (p *Partition) closeFiles() error {
-	var errs []error
 	if segs := p.segs.Load(); segs != nil {
 		p.mu.Lock()
 		unmapped := segs.active().mapped.unmap()
 		p.mu.Unlock()
 		p.topic.log.release(unmapped)
 		p.saveActive(segs.active())
+	}
+	return p.closeSegments()
+}
+
+func (p *Partition) closeSegments() error {
+	var errs []error
+	if segs := p.segs.Load(); segs != nil {
 		for _, seg := range segs.list {
 			errs = append(errs, seg.file.Close())
 		}
@@ -527,4 +550,9 @@ func (p *Partition) closeFiles() error {
 func (p *Partition) name() TopicPartition { return TopicPartition{p.topic.name, p.index} }
 
 // path returns the name of a file in the partition's directory.
-func (p *Partition) path(name string) string { return filepath.Join(p.dir, name) }
+func (p *Partition) path(name string) string {
+	if dir := p.moved.Load(); dir != nil {
+		return filepath.Join(*dir, name)
+	}
+	return filepath.Join(p.dir, name)
+}

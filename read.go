@@ -88,6 +88,10 @@ func (p *Partition) lent(ctx context.Context, from Offset, opts *ReadOptions, fo
 // read calls body with a reader at each record of the range until it returns
 // false. Its error, if any, is for the caller of the loop.
 func (p *Partition) read(ctx context.Context, from Offset, opts *ReadOptions, follow bool, body func(*reader) bool) error {
+	if !p.enter() {
+		return p.error("read", notFound(p.topic.name))
+	}
+	defer p.leave()
 	next, until, err := p.resolve(from, opts, follow)
 	if err == nil {
 		err = p.alive(ctx)
@@ -185,6 +189,8 @@ func (p *Partition) waitFor(ctx context.Context, next Offset, cuts int64) error 
 	failed := p.failed
 	p.mu.Unlock()
 	switch {
+	case p.gone.Load():
+		return notFound(p.topic.name)
 	case failed != nil:
 		return fmt.Errorf("%w: %w", ErrPartitionFailed, failed)
 	case p.damaged != nil:

@@ -1,6 +1,7 @@
 package riffle
 
 import (
+	"context"
 	"fmt"
 	"iter"
 	"path/filepath"
@@ -88,6 +89,106 @@ func (t *Topic) Partitions() iter.Seq[*Partition] {
 			}
 		}
 	}
+}
+
+// PartitionFor returns the partition of a key: the one that Kafka's default
+// partitioner and every client that agrees with Java's chooses (murmur2). A nil
+// key, for which that partitioner chooses at random, is partition 0 here. It
+// changes when partitions are added.
+func (t *Topic) PartitionFor(key []byte) *Partition {
+	all := t.all()
+	if key == nil {
+		return all[0]
+	}
+	return all[keyPartition(key, len(all))]
+}
+
+// SetConfig changes the topic's configuration. Change sees what the topic itself
+// sets, and may change all but Partitions and Flush, which are fixed:
+// ErrInvalidOptions. A field that it sets to zero follows [Options.Defaults]. It is
+// called once, on the caller's goroutine, while no other change of the topic is
+// made, so it must not change it in another way.
+//
+// When SetConfig returns nil, the change is durable and in effect: retention at its
+// next pass, the size and age of segments with the next append. Errors:
+// ErrInvalidOptions, ErrTopicNotFound if the topic was deleted, ErrDiskFull,
+// ErrClosed. If ctx ends while it waits, the error is ErrInDoubt: the change may come to
+// be. Kafka: IncrementalAlterConfigs.
+func (t *Topic) SetConfig(ctx context.Context, change func(*TopicConfig)) error {
+	var own TopicConfig
+	err := t.log.changeTopic(ctx, t.name, topicChange{
+		check: t.isThere,
+		prepare: func() error {
+			before := t.state.Load().own
+			own = before
+			change(&own)
+			effective := own.over(t.log.opts.Defaults)
+			problems := effective.problems()
+			if own.Partitions != before.Partitions {
+				problems = append(problems, fmt.Errorf("Partitions is %d, want %d: SetPartitions changes it", own.Partitions, before.Partitions))
+			}
+			if own.Flush != before.Flush {
+				problems = append(problems, fmt.Errorf("Flush is %d, want %d: it is fixed when the topic is created", own.Flush, before.Flush))
+			}
+			return invalidOptions("TopicConfig", problems)
+		},
+		make: func() error {
+			err := t.log.appendMetadata(kindConfig, configRecord{ID: formatID(t.id), Config: own.configMap()})
+			if err == nil {
+				t.setState(own, t.all())
+				for _, p := range t.all() {
+					p.intervalChanged()
+				}
+			}
+			return err
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("set configuration of %q: %w", t.name, err)
+	}
+	return nil
+}
+
+// SetPartitions gives the topic more partitions, n in all, at most 10,000. Fewer
+// than it has is ErrInvalidOptions; as many changes nothing. Records stay where
+// they are, so those of one key may be in two partitions afterwards:
+// [Topic.PartitionFor] may choose another one. The rest is as of SetConfig. Kafka:
+// CreatePartitions.
+func (t *Topic) SetPartitions(ctx context.Context, n int) error {
+	err := t.log.changeTopic(ctx, t.name, topicChange{
+		check: t.isThere,
+		prepare: func() error {
+			if has := t.NumPartitions(); n < has || n > maxPartitions {
+				return invalidOptions("partitions", []error{fmt.Errorf("%d, want %d to %d", n, has, maxPartitions)})
+			}
+			return nil
+		},
+		make: func() error {
+			if n == t.NumPartitions() {
+				return nil
+			}
+			err := t.log.appendMetadata(kindPartitions, partitionsRecord{ID: formatID(t.id), Partitions: n})
+			if err == nil {
+				own := t.state.Load().own
+				own.Partitions = n
+				t.setState(own, t.all())
+			}
+			return err
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("set partitions of %q: %w", t.name, err)
+	}
+	return nil
+}
+
+// isThere returns ErrTopicNotFound if the topic was deleted. Called under the log's
+// mu.
+func (t *Topic) isThere() error {
+	if t.log.topics[t.name] == t {
+		return nil
+	}
+	return notFound(t.name)
 }
 
 // reservedTopics are names of Kafka's that stand for what is the log's own.
