@@ -138,6 +138,24 @@ func (all *files) admit(f *segmentFile) *openFile {
 	return nil // each has something to flush
 }
 
+// closeUnused closes the files that were not used since it was called last: an
+// idle partition has none open.
+func (all *files) closeUnused() {
+	all.mu.Lock()
+	var unused []*openFile
+	all.ring = slices.DeleteFunc(all.ring, func(f *segmentFile) bool {
+		if f.dirty.Load() || f.used.Swap(false) {
+			return false
+		}
+		unused = append(unused, f.file.Swap(nil))
+		return true
+	})
+	all.mu.Unlock()
+	for _, o := range unused {
+		_ = o.Close()
+	}
+}
+
 // closed says whether err came because o was closed to make room.
 func (f *segmentFile) closed(o *openFile, err error) bool {
 	return errors.Is(err, fs.ErrClosed) && f.file.Load() != o && !f.ended.Load()

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"iter"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -160,7 +161,8 @@ func openTuned(fsys vfs.FS, dir string, opts *Options, tune tuning) (*Log, error
 
 // load reads the directory. Its order: the lock before anything is read, the
 // directory's identity before its contents, the topics before their partitions.
-func (l *Log) load() error {
+func (l *Log) load() (err error) {
+	defer l.guard(&err)
 	if err := makeDir(l.fs, l.dir); err != nil {
 		return err
 	}
@@ -194,13 +196,8 @@ func (l *Log) load() error {
 	if err != nil {
 		return err
 	}
-	for t := range l.Topics() {
-		for _, p := range t.all() {
-			if err := l.recoverPartition(p); err != nil {
-				p.damaged = err // the others go on
-				l.opts.Logger.Error("partition cannot be opened", "topic", t.name, "partition", p.index, "err", err)
-			}
-		}
+	if l.recoverTopics(); l.cause.Load() != nil {
+		return l.closedError()
 	}
 	for p := range l.partitions() {
 		p.flushFound()
@@ -214,6 +211,43 @@ func (l *Log) load() error {
 		})
 	}
 	return nil
+}
+
+// recoverTopics opens the files of all topics' partitions. What is wrong with one
+// does not hold up the others.
+func (l *Log) recoverTopics() {
+	parts := make(chan *Partition)
+	var all sync.WaitGroup
+	recoverAll := func() {
+		for p := range parts {
+			if err := l.recoverPartition(p); err != nil {
+				p.damaged = err
+				l.opts.Logger.Error("partition cannot be opened", "topic", p.topic.name, "partition", p.index, "err", err)
+			}
+		}
+	}
+	workers := runtime.GOMAXPROCS(0)
+	if l.sealAtOnce {
+		workers = 1
+	}
+	for range workers {
+		all.Go(func() {
+			defer func() {
+				for range parts { // after a panic of ours
+				}
+			}()
+			l.run(recoverAll)
+		})
+	}
+	for t := range l.Topics() {
+		for _, p := range t.all() {
+			parts <- p
+		}
+	}
+	close(parts)
+	all.Wait()
+	l.files.closeUnused() // twice: what was read is not in use
+	l.files.closeUnused()
 }
 
 // recoverPartition opens a partition's files, on a full disk too. ErrDiskFull is
