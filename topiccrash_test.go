@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
 
 	"github.com/rifflelog/riffle/internal/invariants"
 	"github.com/rifflelog/riffle/internal/vfs"
@@ -27,6 +28,7 @@ type topicRun struct {
 	seeds  uint64
 	now    topicWorld // what was acknowledged
 	next   topicWorld // what the step that is under way makes of it
+	found  topicWorld // which of them compare has found
 	broken error
 }
 
@@ -58,69 +60,61 @@ type topicStep struct {
 	expect func(w topicWorld)
 }
 
-func (c *topicRun) steps() []topicStep {
+// The steps that there are. A topic knows by its records how many were made before.
+
+func createStep(name string, made int) topicStep {
+	return topicStep{"create " + name, func(l *Log) error {
+		_, err := l.CreateTopic(ctx, name, &TopicConfig{SegmentBytes: 1024})
+		return err
+	}, func(w topicWorld) { w[name] = topicFacts{made: made, partitions: 1, retention: defaultRetention} }}
+}
+
+func onTopic(what, name string, change func(*Topic) error, expect func(*topicFacts)) topicStep {
+	return topicStep{what + " " + name, func(l *Log) error {
+		top, err := l.Topic(name)
+		if err == nil {
+			err = change(top)
+		}
+		return err
+	}, func(w topicWorld) {
+		f := w[name]
+		expect(&f)
+		w[name] = f
+	}}
+}
+
+// appendStep appends a record that fills a file.
+func appendStep(name string, made int) topicStep {
+	return onTopic("append to", name, func(top *Topic) error {
+		_, err := top.all()[0].Append(ctx, Record{Value: fmt.Appendf(nil, "of topic %d%600s", made, "")})
+		return err
+	}, func(f *topicFacts) { f.records++ })
+}
+
+func configStep(name string, d time.Duration) topicStep {
+	return onTopic("configure", name, func(top *Topic) error {
+		return top.SetConfig(ctx, func(c *TopicConfig) { c.Retention = d })
+	}, func(f *topicFacts) { f.retention = d })
+}
+
+func growStep(name string, n int) topicStep {
+	return onTopic("grow", name, func(top *Topic) error { return top.SetPartitions(ctx, n) }, func(f *topicFacts) { f.partitions = n })
+}
+
+func deleteStep(name string) topicStep {
+	return topicStep{"delete " + name, func(l *Log) error { return l.DeleteTopic(ctx, name) }, func(w topicWorld) { delete(w, name) }}
+}
+
+// topicSteps are those of a run.
+func topicSteps() []topicStep {
 	var steps []topicStep
-	made := 0
-	// A file for each.
-	value := func(made int) Record { return Record{Value: fmt.Appendf(nil, "of topic %d%600s", made, "")} }
-	create := func(name string) {
-		made++
-		n := made
-		steps = append(steps, topicStep{"create " + name, func(l *Log) error {
-			_, err := l.CreateTopic(ctx, name, &TopicConfig{SegmentBytes: 1024})
-			return err
-		}, func(w topicWorld) { w[name] = topicFacts{made: n, partitions: 1, retention: defaultRetention} }})
+	for i, retention := range []time.Duration{time.Hour, 2 * time.Hour} {
+		steps = append(
+			steps, createStep("a", 2*i+1), appendStep("a", 2*i+1), appendStep("a", 2*i+1), configStep("a", retention), deleteStep("a"),
+			createStep("a", 2*i+2), appendStep("a", 2*i+2), growStep("a", 2), deleteStep("a"),
+		)
 	}
-	onTopic := func(what, name string, change func(*Topic) error, expect func(*topicFacts)) {
-		steps = append(steps, topicStep{what + " " + name, func(l *Log) error {
-			top, err := l.Topic(name)
-			if err == nil {
-				err = change(top)
-			}
-			return err
-		}, func(w topicWorld) {
-			f := w[name]
-			expect(&f)
-			w[name] = f
-		}})
-	}
-	appendTo := func(name string) {
-		n := made
-		onTopic("append to", name, func(top *Topic) error {
-			_, err := top.all()[0].Append(ctx, value(n))
-			return err
-		}, func(f *topicFacts) { f.records++ })
-	}
-	configure := func(name string, d time.Duration) {
-		onTopic("configure", name, func(top *Topic) error {
-			return top.SetConfig(ctx, func(c *TopicConfig) { c.Retention = d })
-		}, func(f *topicFacts) { f.retention = d })
-	}
-	grow := func(name string, n int) {
-		onTopic("grow", name, func(top *Topic) error { return top.SetPartitions(ctx, n) }, func(f *topicFacts) { f.partitions = n })
-	}
-	remove := func(name string) {
-		steps = append(steps, topicStep{
-			"delete " + name, func(l *Log) error { return l.DeleteTopic(ctx, name) },
-			func(w topicWorld) { delete(w, name) },
-		})
-	}
-	for _, retention := range []time.Duration{time.Hour, 2 * time.Hour} {
-		create("a")
-		appendTo("a")
-		appendTo("a")
-		configure("a", retention)
-		remove("a")
-		create("a")
-		appendTo("a")
-		grow("a", 2)
-		remove("a")
-	}
-	create("b")
-	configure("b", time.Minute)
-	create("a")
-	appendTo("a")
-	return steps
+	return append(steps, createStep("b", 5), configStep("b", time.Minute), createStep("a", 6), appendStep("a", 6))
 }
 
 // run makes all steps, on a log that is closed and opened in between.
@@ -130,7 +124,7 @@ func (c *topicRun) run() error {
 	if err != nil {
 		return err
 	}
-	for i, step := range c.steps() {
+	for i, step := range topicSteps() {
 		if i%8 == 7 {
 			if err := l.Close(); err != nil {
 				return err
@@ -175,7 +169,12 @@ func (c *topicRun) compare(l *Log) error {
 			return g == f
 		})
 	}
-	if !same(c.now) && !same(c.next) {
+	switch {
+	case same(c.now):
+		c.found = c.now
+	case same(c.next):
+		c.found = c.next
+	default:
 		return fmt.Errorf("found %v, want %v or %v", got, c.now, c.next)
 	}
 	return nil
@@ -338,4 +337,80 @@ func TestEveryTopicSiteIsNeeded(t *testing.T) {
 			t.Log(broken)
 		})
 	}
+}
+
+// TestTopicMachine holds random lives of topics against what may be there: steps in
+// any order, a kill or a power cut at any operation, restarts. A crash decides what the
+// step that was under way has done; from then on that stays.
+func TestTopicMachine(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		mem := memfs.New()
+		c := &topicRun{now: topicWorld{}}
+		made := 0
+		for range rapid.IntRange(1, 4).Draw(t, "processes") {
+			process := &process{disk: mem, fs: errfs.New(mem)}
+			process.fs.OnOp(process.onOp)
+			l, err := openTopics(process.fs)
+			require.NoError(t, err)
+			c.next = c.now
+			require.NoError(t, c.compare(l))
+			c.now = c.found
+			process.dieSoon(drawTopicDeath(t))
+			for range rapid.IntRange(0, 12).Draw(t, "steps") {
+				step := drawTopicStep(t, c.now, &made)
+				c.next = maps.Clone(c.now)
+				step.expect(c.next)
+				err = step.change(l)
+				l.tasks.Wait()
+				if err != nil {
+					break
+				}
+				c.now = c.next
+			}
+			if err == nil && !process.dead.Load() {
+				err = l.Close()
+			}
+			if !process.dead.Load() {
+				require.NoError(t, err)
+				continue
+			}
+			_ = kill(l)
+			if mem = process.disk; process.clone != nil {
+				mem = process.clone
+			}
+			l, err = openTopics(mem)
+			require.NoError(t, err)
+			require.NoError(t, c.compare(l))
+			c.now = c.found
+			require.NoError(t, l.Close())
+		}
+	})
+}
+
+// drawTopicDeath draws the end of a process: nil if it is closed.
+func drawTopicDeath(t *rapid.T) *death {
+	if !rapid.Bool().Draw(t, "dies") {
+		return nil
+	}
+	return &death{
+		at: rapid.Int64Range(1, 200).Draw(t, "at"), cut: rapid.Bool().Draw(t, "power cut"), seed: rapid.Uint64().Draw(t, "seed"),
+	}
+}
+
+func drawTopicStep(t *rapid.T, w topicWorld, made *int) topicStep {
+	name := rapid.SampledFrom([]string{"a", "b", "c.d"}).Draw(t, "name")
+	f, there := w[name]
+	if !there {
+		*made++
+		return createStep(name, *made)
+	}
+	switch rapid.IntRange(0, 4).Draw(t, "step") {
+	case 0:
+		return deleteStep(name)
+	case 1:
+		return growStep(name, f.partitions+rapid.IntRange(0, 2).Draw(t, "more"))
+	case 2:
+		return configStep(name, time.Duration(rapid.IntRange(1, 9).Draw(t, "hours"))*time.Hour)
+	}
+	return appendStep(name, f.made)
 }
