@@ -34,13 +34,26 @@ func testDir(t testing.TB) (vfs.FS, string) {
 }
 
 // openAt opens the log in dir and closes it when the test ends. Closing must
-// leave no goroutine behind.
+// leave nothing behind: no goroutine, file or mapping.
 func openAt(t testing.TB, fsys vfs.FS, dir string, opts *Options) *Log {
 	t.Helper()
 	l, err := open(fsys, dir, opts)
 	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, l.Close()) })
+	t.Cleanup(func() {
+		require.NoError(t, l.Close())
+		requireNothingLeft(t, l)
+	})
 	return l
+}
+
+// requireNothingLeft shows that a log that is closed has given back what it held.
+func requireNothingLeft(t testing.TB, l *Log) {
+	t.Helper()
+	l.tasks.Wait()
+	l.files.mu.Lock()
+	defer l.files.mu.Unlock()
+	require.Empty(t, l.files.ring, "open files")
+	require.Zero(t, l.mappings.Load(), "mappings")
 }
 
 // newTopicAt opens a log with one topic of one partition, and returns that.
