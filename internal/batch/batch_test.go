@@ -1,6 +1,7 @@
 package batch
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -474,4 +475,61 @@ func TestIndexPlausible(t *testing.T) {
 		}
 		require.Equal(t, want, IndexPlausible(b))
 	})
+}
+
+// TestKeysAreThoseOfTheRecords reads random batches by their keys alone: offsets
+// and keys are those that Next reads, nil and empty keys told apart. The two may
+// take turns.
+func TestKeysAreThoseOfTheRecords(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		want := rapid.SliceOfN(genRecord(), 1, 20).Draw(t, "records")
+		b := encode(t, rapid.SampledFrom(codecs).Draw(t, "codec"), NoProducer, want...)
+		turns := rapid.Uint32().Draw(t, "turns")
+		var r Reader
+		require.NoError(t, r.Reset(b, MaxInflated))
+		for i := range want {
+			if turns>>i&1 == 1 {
+				require.True(t, r.Next())
+				require.Equal(t, want[i].Value, cloneBytes(r.Record.Value))
+			} else {
+				require.True(t, r.NextKey())
+			}
+			require.EqualValues(t, i, r.Record.Offset)
+			require.Equal(t, want[i].Key, cloneBytes(r.Record.Key))
+		}
+		require.False(t, r.NextKey())
+		require.False(t, r.NextKey())
+		require.NoError(t, r.Err())
+	})
+}
+
+// TestKeysOfAMalformedRecord cuts records in their lengths, deltas and keys: each
+// is found out. What is behind the key is passed over unseen.
+func TestKeysOfAMalformedRecord(t *testing.T) {
+	whole := encode(t, compress.None, NoProducer, rec{Key: []byte("key"), Value: []byte("value")})
+	for name, c := range map[string]struct {
+		pos int
+		val byte
+		ok  bool
+	}{
+		"record too long":  {HeaderSize, 0x7e, false},
+		"record too short": {HeaderSize, 4, false},
+		"time delta":       {HeaderSize + 2, 0xff, false},
+		"offset delta":     {HeaderSize + 3, 2, false},
+		"key too long":     {HeaderSize + 4, 0x7e, false},
+		"key's length":     {HeaderSize + 4, 3, false},
+		"value too long":   {HeaderSize + 8, 0x7e, true},
+	} {
+		b := Batch(bytes.Clone(whole))
+		b[c.pos] = c.val
+		var r Reader
+		require.NoError(t, r.Reset(b, MaxInflated))
+		require.Equal(t, c.ok, r.NextKey(), name)
+		require.False(t, r.NextKey(), name)
+		if c.ok {
+			require.NoError(t, r.Err(), name)
+		} else {
+			require.ErrorIs(t, r.Err(), ErrCorrupt, name)
+		}
+	}
 }

@@ -3,6 +3,8 @@ package batch
 import (
 	"fmt"
 	"testing"
+
+	"github.com/rifflelog/riffle/internal/compress"
 )
 
 const benchRecords = 1000
@@ -71,6 +73,38 @@ func BenchmarkDecode(b *testing.B) {
 			perRecord(b, n)
 		})
 	}
+}
+
+// BenchmarkKeys checks batches of 1,000 records of 100 bytes, and iterates over
+// their keys.
+func BenchmarkKeys(b *testing.B) {
+	var bld Builder
+	bld.Begin(nil, compress.None, 0)
+	value := benchValue()
+	for i := range benchRecords {
+		if err := Add(&bld, int64(i), value[:10], value[10:], []header(nil)); err != nil {
+			b.Fatal(err)
+		}
+	}
+	buf, err := bld.Finish(NoProducer)
+	if err != nil {
+		b.Fatal(err)
+	}
+	var r Reader
+	b.ReportAllocs()
+	n := 0
+	for b.Loop() {
+		if err := Batch(buf).Check(); err != nil {
+			b.Fatal(err)
+		}
+		if err := r.Reset(buf, MaxInflated); err != nil {
+			b.Fatal(err)
+		}
+		for r.NextKey() {
+			n++
+		}
+	}
+	perRecord(b, n)
 }
 
 func benchValue() []byte {

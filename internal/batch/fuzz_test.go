@@ -22,8 +22,9 @@ func inTime() *time.Timer {
 // FuzzRead gives any bytes to Split, Check and Reader. Stated properties:
 // nothing panics; every key, value and header lies within what was given or
 // inflated; a batch that reads without error, encoded again without
-// compression, reads the same. The checksum is also set right, so that
-// mutations reach the records.
+// compression, reads the same; NextKey goes as far as Next, and finds the same
+// offsets and keys. The checksum is also set right, so that mutations reach the
+// records.
 func FuzzRead(f *testing.F) {
 	for _, codec := range codecs {
 		f.Add([]byte(encode(f, codec, NoProducer, values(3, []byte("key"))...)))
@@ -60,6 +61,7 @@ func checkFuzzed(t *testing.T, b Batch) {
 		budget -= len(c.Key) + len(c.Value) + r.Record.Headers.Size()
 		recs = append(recs, c)
 	}
+	checkKeys(t, b, recs, r.Err())
 	if budget < 0 {
 		t.Fatalf("records have more bytes than the batch: %d", budget)
 	}
@@ -75,6 +77,24 @@ func checkFuzzed(t *testing.T, b Batch) {
 			recs[i].Timestamp != again[i].Timestamp || len(recs[i].Headers) != len(again[i].Headers) {
 			t.Fatalf("record %d: %+v, encoded again %+v", i, recs[i], again[i])
 		}
+	}
+}
+
+// checkKeys reads the keys of b, of which Next has read recs before it ended with
+// err.
+func checkKeys(t *testing.T, b Batch, recs []rec, err error) {
+	var r Reader
+	if r.Reset(b, fuzzLimit) != nil {
+		t.Fatal("Reset fails the second time")
+	}
+	n := 0
+	for ; r.NextKey(); n++ {
+		if n < len(recs) && (r.Record.Offset != recs[n].Offset || !bytes.Equal(r.Record.Key, recs[n].Key) || (r.Record.Key == nil) != (recs[n].Key == nil)) {
+			t.Fatalf("record %d: key %q at %d, Next reads %q at %d", n, r.Record.Key, r.Record.Offset, recs[n].Key, recs[n].Offset)
+		}
+	}
+	if n < len(recs) || err == nil && (n > len(recs) || r.Err() != nil) {
+		t.Fatalf("%d keys and %v, Next reads %d records and %v", n, r.Err(), len(recs), err)
 	}
 }
 

@@ -158,7 +158,26 @@ func (r *Reader) Next() bool {
 	return true
 }
 
-// Err is why Next returned false: nil after the last record, else ErrCorrupt.
+// NextKey is Next for who looks at keys alone: of Record only Offset and Key are
+// set. What else the record holds is neither decoded nor checked.
+func (r *Reader) NextKey() bool {
+	if r.count == 0 || r.err != nil {
+		return r.Next() // which says how it ends
+	}
+	offsetDelta, n := parseKey(r.data, &r.Record.Key)
+	if n == 0 || !r.anyOrder && (offsetDelta <= r.last || offsetDelta > r.lastDelta) {
+		r.fail("record is malformed (%d to come, offset delta %d after %d)", r.count, offsetDelta, r.last)
+		return false
+	}
+	r.data = r.data[n:]
+	r.count--
+	r.last = offsetDelta
+	r.Record.Offset = r.base + offsetDelta
+	return true
+}
+
+// Err is why Next or NextKey returned false: nil after the last record, else
+// ErrCorrupt.
 func (r *Reader) Err() error { return r.err }
 
 func (r *Reader) fail(format string, args ...any) {
@@ -203,6 +222,27 @@ func parse(data []byte, rec *Record) (tsDelta, offsetDelta int64, size int) {
 	}
 	rec.Headers = Headers{n: int(headers), raw: p}
 	return tsDelta, offsetDelta, size
+}
+
+// parseKey is parse for offset and key alone.
+func parseKey(data []byte, key *[]byte) (offsetDelta int64, size int) {
+	body, n := varint32(data)
+	if n == 0 || body < minRecordSize-1 || body > int64(len(data)-n) {
+		return 0, 0
+	}
+	size = n + int(body)
+	p := data[n+1 : size : size]
+	if _, n = varint(p); n == 0 {
+		return 0, 0
+	}
+	p = p[n:]
+	if offsetDelta, n = varint32(p); n == 0 {
+		return 0, 0
+	}
+	if *key, n = getBytes(p[n:]); n == 0 {
+		return 0, 0
+	}
+	return offsetDelta, size
 }
 
 // getBytes reads a nullable byte string and returns it with the number of
