@@ -125,8 +125,14 @@ func (e *CorruptError) Error() string {
 // Unwrap returns ErrCorrupt and what is wrong.
 func (e *CorruptError) Unwrap() []error { return []error{ErrCorrupt, e.Err} }
 
-// inDoubt says that a write may have been made when ctx ended with err.
-func inDoubt(err error) error { return fmt.Errorf("%w: %w", ErrInDoubt, err) }
+// inDoubt says that a write may have been made when waiting for it ended with err;
+// nil if it did not.
+func inDoubt(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: %w", ErrInDoubt, err)
+}
 
 // diskError adds ErrDiskFull to an error of the file system that means it.
 func diskError(err error) error {

@@ -39,7 +39,7 @@ type flushRound struct {
 
 // unlockAndFlush returns when all before end is flushed. It is called with mu
 // held, and releases it. If ctx ends first, the flush goes on without the
-// caller, who gets ErrInDoubt.
+// caller, who gets ctx's error. After any error, what the caller wrote is in doubt.
 func (p *Partition) unlockAndFlush(ctx context.Context, end Offset) error {
 	if p.flushed >= end && p.cut == p.cutFlushed {
 		p.mu.Unlock()
@@ -55,18 +55,23 @@ func (p *Partition) unlockAndFlush(ctx context.Context, end Offset) error {
 	if lead {
 		p.topic.log.run(func() { p.flush(round) })
 	}
+	return p.topic.log.await(ctx, round)
+}
+
+// await returns how a round has ended, or why it is not waited for any more.
+func (l *Log) await(ctx context.Context, round *flushRound) error {
 	select {
 	case <-round.done:
 		return round.err
-	case <-p.topic.log.broken:
-		return inDoubt(p.topic.log.closedError())
+	case <-l.broken:
+		return l.closedError()
 	case <-ctx.Done():
 	}
 	select {
 	case <-round.done: // the answer came with the end of ctx
 		return round.err
 	default:
-		return inDoubt(ctx.Err())
+		return ctx.Err()
 	}
 }
 
@@ -130,7 +135,7 @@ func (p *Partition) flush(round *flushRound) {
 	if err != nil {
 		p.fail(err)
 		// Some of what was written may be found after a restart all the same.
-		round.err = fmt.Errorf("%w: %w: %w", ErrPartitionFailed, ErrInDoubt, err)
+		round.err = fmt.Errorf("%w: %w", ErrPartitionFailed, err)
 	} else {
 		p.flushed = max(p.flushed, end)
 		p.cutFlushed = max(p.cutFlushed, cut)

@@ -252,7 +252,7 @@ func (p *Partition) append(ctx context.Context, b batch.Batch, now int64) (Offse
 		p.wake()
 		return base, nil
 	}
-	return base, p.unlockAndFlush(ctx, base+Offset(b.Count()))
+	return base, inDoubt(p.unlockAndFlush(ctx, base+Offset(b.Count())))
 }
 
 // appendLocked gives b the next offsets and the epoch, and writes it. Called

@@ -173,7 +173,7 @@ func (p *Partition) appendSet(ctx context.Context, set []byte) error {
 		return nil
 	}
 	p.mu.Lock()
-	return p.unlockAndFlush(ctx, next)
+	return inDoubt(p.unlockAndFlush(ctx, next))
 }
 
 // checkSet returns the whole batches of set and the offset after them, if all of
