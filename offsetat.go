@@ -3,9 +3,43 @@ package riffle
 import (
 	"context"
 	"fmt"
+	"math"
+	"time"
 
 	"github.com/rifflelog/riffle/internal/batch"
 )
+
+// OffsetAt returns the offset of the first committed record, in the order of
+// offsets, with a timestamp of t or later; if there is none, the readable end. To
+// replay from a time, read from there: records that follow may be older, since
+// under CreateTime it is the producers who say what time it is.
+//
+// Timestamps have milliseconds. A t before 1970, such as the zero time, finds the
+// first record that has a timestamp. Errors: *CorruptError, ErrReadOnly, ErrClosed,
+// and ctx's. Kafka: ListOffsets, Consumer.offsetsForTimes.
+func (p *Partition) OffsetAt(ctx context.Context, t time.Time) (Offset, error) {
+	end := Offset(p.highWatermark.Load())
+	o, err := p.offsetAt(ctx, millisFrom(t))
+	if err == nil && o == NoOffset {
+		o = end // what has come meanwhile was older, or is for the next call
+	}
+	return o, err
+}
+
+// millisFrom returns the first timestamp that is not before t.
+func millisFrom(t time.Time) int64 {
+	switch {
+	case t.Unix() < 0:
+		return 0
+	case t.Unix() >= math.MaxInt64/1000:
+		return math.MaxInt64
+	}
+	ms := t.UnixMilli()
+	if t.After(time.UnixMilli(ms)) {
+		ms++
+	}
+	return ms
+}
 
 // offsetAt returns the offset of the first committed record with a timestamp of
 // at least ts, in milliseconds; NoOffset if there is none. Kafka: ListOffsets

@@ -277,3 +277,59 @@ func TestOffsetAtMeetsDamage(t *testing.T) {
 	}
 	require.NoError(t, l.log.Close())
 }
+
+// TestOffsetAtOfATime: the first record at t or later, in milliseconds; without one
+// the readable end. A time before all records finds the first, also one that has no
+// place in a timestamp.
+func TestOffsetAtOfATime(t *testing.T) {
+	p := newPart(t, async)
+	at := func(tm time.Time) Offset {
+		o, err := p.OffsetAt(ctx, tm)
+		require.NoError(t, err)
+		return o
+	}
+	require.Zero(t, at(time.Time{}), "the end of nothing")
+	for _, ms := range []int64{1000, 2000, 1500, 3000} {
+		_, err := p.Append(ctx, Record{Timestamp: time.UnixMilli(ms)})
+		require.NoError(t, err)
+	}
+	_, err := p.Append(ctx, Record{Timestamp: time.UnixMilli(100)}, Record{Timestamp: time.UnixMilli(3001)})
+	require.NoError(t, err)
+	for want, times := range map[Offset][]time.Time{
+		0: {{}, time.UnixMilli(-1), time.Unix(0, 0), time.UnixMilli(1000), time.Unix(-1<<62, 0)},
+		1: {time.UnixMilli(1000).Add(1), time.UnixMilli(1001), time.UnixMilli(2000).In(time.FixedZone("x", 3600))},
+		3: {time.UnixMilli(2000).Add(999_999), time.UnixMilli(2999)},
+		5: {time.UnixMilli(3000).Add(time.Microsecond), time.UnixMilli(3001)},
+		6: {time.UnixMilli(3001).Add(1), time.Date(300_000_000, 1, 1, 0, 0, 0, 0, time.UTC), time.Unix(1<<62, 0)},
+	} {
+		for _, tm := range times {
+			require.Equal(t, want, at(tm), tm)
+		}
+	}
+}
+
+// TestOffsetAtIsTheReadableEnd: what is not committed yet is not before the end.
+func TestOffsetAtIsTheReadableEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fsys, _, p := slowFS(t, nil)
+		appendValues(t, p, 0, 3)
+		arrived, release := fsys.Block(errfs.Rule{Site: siteFlush})
+		done := make(chan error)
+		go func() { _, err := p.Append(ctx, Record{}); done <- err }()
+		<-arrived
+		o, err := p.OffsetAt(ctx, time.Now().Add(time.Hour))
+		require.NoError(t, err)
+		require.Equal(t, Offset(3), o)
+		release()
+		require.NoError(t, <-done)
+	})
+}
+
+// TestOffsetAtSaysWhy returns NoOffset with the error of a log that is closed.
+func TestOffsetAtSaysWhy(t *testing.T) {
+	p := newPart(t, nil)
+	require.NoError(t, p.topic.log.Close())
+	o, err := p.OffsetAt(ctx, time.Now())
+	requireAll(t, err, ErrClosed)
+	require.Equal(t, NoOffset, o)
+}
