@@ -46,6 +46,9 @@ func varint(b []byte) (v int64, n int) {
 }
 
 func varintSlow(b []byte) (v int64, n int) {
+	if len(b) > 1 && b[0] >= 0x80 && b[1] < 0x80 { // most lengths
+		return (int64(b[0]&0x7f)>>1 | int64(b[1])<<6) ^ -int64(b[0]&1), 2
+	}
 	var u uint64
 	for i := 0; i < len(b) && i < maxVarint64; i++ {
 		c := b[i]
