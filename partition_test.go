@@ -456,4 +456,10 @@ func TestAllocations(t *testing.T) {
 		}
 	}
 	require.LessOrEqual(t, testing.AllocsPerRun(100, own), 12.0, "two chunks of 64 KiB and a few a loop")
+	p = newPart(t, &TopicConfig{Flush: FlushAsync, FlushInterval: Forever})
+	for range 1000 {
+		_, err := p.Append(ctx, one...)
+		require.NoError(t, err)
+	}
+	require.LessOrEqual(t, testing.AllocsPerRun(100, read), 8.0, "none a batch")
 }

@@ -390,6 +390,9 @@ func (r *reader) enter(seg *segment) {
 
 // leap goes over damage, if the record to come is behind it.
 func (r *reader) leap(err error) bool {
+	if err == nil {
+		return false // before e is allocated: this is asked for each batch
+	}
 	var e *CorruptError
 	if !errors.As(err, &e) || e.Next == NoOffset || r.next < e.Next {
 		return false
