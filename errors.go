@@ -49,6 +49,8 @@ var (
 
 	// ErrOffsetOutOfRange: see [*OffsetError]. Kafka: OFFSET_OUT_OF_RANGE.
 	ErrOffsetOutOfRange = errors.New("riffle: offset out of range")
+	// ErrConflict: see [*ConflictError].
+	ErrConflict = errors.New("riffle: condition does not hold")
 	// ErrCorrupt: see [*CorruptError]. Kafka: CORRUPT_MESSAGE.
 	ErrCorrupt = errors.New("riffle: data on disk is corrupt")
 	// ErrDiskFull: there is no room, or Options.DiskReserve keeps what there is;
@@ -97,6 +99,24 @@ func (e *OffsetError) Error() string {
 
 // Unwrap returns ErrOffsetOutOfRange.
 func (e *OffsetError) Unwrap() error { return ErrOffsetOutOfRange }
+
+// ConflictError is ErrConflict with what broke the condition of an AppendIf.
+// Nothing was written. Read on up to Next, decide again, and append if nothing has
+// changed since Next.
+type ConflictError struct {
+	// Offset is, for KeyUnchanged, the offset of the first record with the key;
+	// for NextOffset the offset that it was given.
+	Offset Offset
+	Next   Offset // the log end that was looked at: Bounds.End
+}
+
+// Error implements error.
+func (e *ConflictError) Error() string {
+	return fmt.Sprintf("%v: offset %d, the log goes on at %d", ErrConflict, e.Offset, e.Next)
+}
+
+// Unwrap returns ErrConflict.
+func (e *ConflictError) Unwrap() error { return ErrConflict }
 
 // CorruptError is ErrCorrupt with the place. For a file of records, reading can
 // go on at Next.

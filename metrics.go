@@ -24,6 +24,7 @@ type TopicMetrics struct {
 	Records           int64           // in them. Kafka: MessagesInPerSec
 	AppendedBytes     int64           // their size as stored. Kafka: BytesInPerSec
 	AppendErrors      int64           // appends that returned an error; if that was ErrInDoubt, perhaps in Appends too
+	AppendConflicts   int64           // AppendIf calls that ended with ErrConflict; not in AppendErrors
 	BatchBytes        Histogram       // size of each batch in Appends
 	ReadBatches       int64           // batches that loops have read; counted when one ends, or waits for more
 	ReadBytes         int64           // their size as stored. Kafka: BytesOutPerSec
@@ -97,11 +98,12 @@ func (l *Log) Metrics() Metrics {
 // counts are what a partition counts, guarded by its lock. There are none until
 // there is something to count, so that an idle partition costs a pointer.
 type counts struct {
-	appends, records, bytes, appendErrors int64
-	flushes, flushErrors, rolls           int64
-	flushTime                             time.Duration
-	batches                               [len(batchBounds) + 1]int64 // by bucket; the last has no bound
-	flushTimes                            [len(flushBounds) + 1]int64
+	appends, records, bytes     int64
+	appendErrors, conflicts     int64
+	flushes, flushErrors, rolls int64
+	flushTime                   time.Duration
+	batches                     [len(batchBounds) + 1]int64 // by bucket; the last has no bound
+	flushTimes                  [len(flushBounds) + 1]int64
 }
 
 // topicCounts are what a topic counts without a lock: nothing that is done for
@@ -166,6 +168,7 @@ func (t *Topic) addTo(m *TopicMetrics) {
 		m.Records += c.records
 		m.AppendedBytes += c.bytes
 		m.AppendErrors += c.appendErrors
+		m.AppendConflicts += c.conflicts
 		m.Flushes += c.flushes
 		m.FlushErrors += c.flushErrors
 		m.Rolls += c.rolls
@@ -219,6 +222,7 @@ func (m *TopicMetrics) add(t *TopicMetrics) {
 	m.Records += t.Records
 	m.AppendedBytes += t.AppendedBytes
 	m.AppendErrors += t.AppendErrors
+	m.AppendConflicts += t.AppendConflicts
 	m.BatchBytes.add(&t.BatchBytes)
 	m.ReadBatches += t.ReadBatches
 	m.ReadBytes += t.ReadBytes

@@ -128,7 +128,7 @@ func (p *Partition) Bounds() Bounds {
 // ErrRecordTooLarge, ErrBatchTooLarge, ErrDiskFull, ErrReadOnly,
 // ErrPartitionFailed, ErrClosed, and ctx's.
 func (p *Partition) Append(ctx context.Context, recs ...Record) (Offset, error) {
-	at, err := p.encodeAndAppend(ctx, recs)
+	at, err := p.encodeAndAppend(ctx, Condition{}, recs)
 	if err != nil {
 		p.countError()
 		return NoOffset, p.error("append", err)
@@ -136,7 +136,7 @@ func (p *Partition) Append(ctx context.Context, recs ...Record) (Offset, error) 
 	return at, nil
 }
 
-func (p *Partition) encodeAndAppend(ctx context.Context, recs []Record) (at Offset, err error) {
+func (p *Partition) encodeAndAppend(ctx context.Context, cond Condition, recs []Record) (at Offset, err error) {
 	if err := ctx.Err(); err != nil {
 		return NoOffset, err
 	}
@@ -148,7 +148,7 @@ func (p *Partition) encodeAndAppend(ctx context.Context, recs []Record) (at Offs
 	if err != nil {
 		return NoOffset, err
 	}
-	return p.append(ctx, b, now)
+	return p.appendIf(ctx, cond, b, now)
 }
 
 // error wraps err with the place, once.
@@ -230,14 +230,19 @@ func millis(t time.Time, now int64) (int64, error) {
 	return t.UnixMilli(), nil
 }
 
-// append assigns the next offsets to b, writes it, and returns when it is
+// append is appendIf without a condition.
+func (p *Partition) append(ctx context.Context, b batch.Batch, now int64) (Offset, error) {
+	return p.appendIf(ctx, Condition{}, b, now)
+}
+
+// appendIf assigns the next offsets to b, writes it, and returns when it is
 // committed. The order is the one that crash safety rests on: under
 // FlushBeforeAck a batch is durable first, then visible, then acknowledged.
-func (p *Partition) append(ctx context.Context, b batch.Batch, now int64) (Offset, error) {
+func (p *Partition) appendIf(ctx context.Context, cond Condition, b batch.Batch, now int64) (Offset, error) {
 	if err := p.spaceFor(b, now); err != nil {
 		return NoOffset, err
 	}
-	if err := p.lockWithRoom(ctx, b, now); err != nil {
+	if err := p.lockIf(ctx, cond, b, now); err != nil {
 		return NoOffset, err
 	}
 	base, unmapped, err := p.appendLocked(b)

@@ -168,7 +168,8 @@ type window struct {
 	limit int64  // bytes of the file that may be read
 	buf   []byte // bytes [off, off+len(buf)) of the file
 	off   int64
-	step  int // how much to read next
+	step  int  // how much to read next
+	own   bool // buf is what this incarnation wrote, from memory: no disk has had it
 }
 
 // reset goes to another file, of which the first limit bytes may be read.
@@ -226,6 +227,10 @@ func (w *window) fill(pos int64, n int) error {
 		w.buf = make([]byte, size)
 	}
 	w.buf, w.off = w.buf[:size], pos
+	seg, _ := w.file.(*segment)
+	if w.own = seg != nil && seg.mapped.read(w.buf, pos); w.own {
+		return nil
+	}
 	if got, err := w.file.ReadAt(w.buf, pos); got < size {
 		w.buf = w.buf[:0]
 		if errors.Is(err, io.EOF) {

@@ -105,3 +105,15 @@ func (p *Partition) askForFlush() (*flushRound, error) {
 	}
 	return round, nil
 }
+
+// flushTo returns when all before end, which was the log end, is flushed. It is for
+// whoever wrote nothing: nothing is in doubt.
+func (p *Partition) flushTo(ctx context.Context, end Offset) error {
+	p.mu.Lock()
+	end = min(end, p.dataEnd)
+	if err := p.writable(); err != nil && p.flushed < end {
+		p.mu.Unlock()
+		return err
+	}
+	return p.unlockAndFlush(ctx, end)
+}

@@ -183,9 +183,11 @@ func TestSyncWhileClosing(t *testing.T) {
 		synctest.Wait()
 		_, err := p.askForFlush()
 		requireAll(t, err, ErrClosed)
+		require.NotErrorIs(t, p.flushTo(ctx, 1), ErrInDoubt)
 		release()
 		require.NoError(t, <-done)
 		require.NoError(t, <-done)
+		require.NoError(t, p.flushTo(ctx, 1), "it is flushed")
 	})
 }
 
