@@ -51,7 +51,8 @@ func newMachine(t *rapid.T, skip vfs.Site) *machine {
 func (m *machine) live(t *rapid.T) (broken error) {
 	steps := map[string]func(*rapid.T) error{
 		"append": m.appendOne, "append again": m.appendOne, "append together": m.appendTogether,
-		"read": m.readSome, "read from everywhere": m.readFromEverywhere,
+		"append if": m.appendIfOne,
+		"read":      m.readSome, "read from everywhere": m.readFromEverywhere,
 		"flush": m.flushAll, "create": m.createOne,
 		"fail": m.failSome, "die": m.dieSome, "stop": m.stop,
 	}
@@ -86,6 +87,7 @@ type machineBatch struct {
 	part  int
 	recs  []Record
 	want  []model.Record
+	cond  *machineCond // nil for none
 	bytes int
 	acked bool
 }

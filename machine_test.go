@@ -374,7 +374,7 @@ func (m *machine) append(ctx context.Context, b *machineBatch) error {
 	m.mu.Lock()
 	mb := mp.Append(b.want)
 	m.mu.Unlock()
-	at, err := p.Append(ctx, b.recs...)
+	at, err := b.appendTo(ctx, p)
 	dead := m.dead.Load()
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -387,7 +387,7 @@ func (m *machine) append(ctx context.Context, b *machineBatch) error {
 	case !errors.Is(err, ErrInDoubt):
 		mp.Failed(mb)
 	}
-	if dead || m.expected(ctx, p, b, err) {
+	if dead || m.expected(ctx, p, b, err) || m.expectedOf(b, err) {
 		return nil
 	}
 	return fmt.Errorf("%v: %w", p.name(), err)
