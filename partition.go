@@ -313,16 +313,19 @@ func (p *Partition) lockWithRoom(ctx context.Context, b batch.Batch, now int64) 
 			p.mu.Unlock()
 			return err
 		}
+		// A change may go on when ctx has ended and b is its owner's again, so it gets
+		// what it needs of b now.
 		end := Offset(p.end.Load())
+		epoch, base, next := b.LeaderEpoch(), Offset(b.BaseOffset()), end+Offset(b.Count())
 		var change func() error
 		switch {
 		case p.changing != nil:
-		case !p.begun || b.LeaderEpoch() > p.epoch:
-			change = func() error { return p.beginAppending(b) }
+		case !p.begun || epoch > p.epoch:
+			change = func() error { return p.beginAppending(epoch, base) }
 		case p.mustRoll || p.active().shouldRoll(b, end, now, p.topic.config()):
 			change = p.roll
-		case end+Offset(b.Count()) > p.ceiling:
-			change = func() error { return p.raiseCeiling(end + Offset(b.Count())) }
+		case next > p.ceiling:
+			change = func() error { return p.raiseCeiling(next) }
 		case p.unflushed() == 0 || p.unflushed()+int64(len(b)) <= maxUnflushed:
 			return nil
 		default:

@@ -8,7 +8,6 @@ import (
 	"math"
 	"path/filepath"
 
-	"github.com/rifflelog/riffle/internal/batch"
 	"github.com/rifflelog/riffle/internal/vfs"
 )
 
@@ -101,12 +100,13 @@ func (p *Partition) change(change func() error) error {
 // the next stop would be taken for a clean one, and up to which offset it may
 // append.
 //
-// Of a replica, b is the first batch of an epoch that its leader began. It may
-// leave a gap as well: the log goes on at it.
-func (p *Partition) beginAppending(b batch.Batch) error {
+// Of a replica, given is the epoch that its leader began, and base the offset of its
+// first batch, which may leave a gap as well: the log goes on at it. Else given is
+// noEpoch.
+func (p *Partition) beginAppending(given int32, base Offset) error {
 	segs, end, epoch := p.segs.Load(), Offset(p.end.Load()), p.nextEpoch()
-	if b.LeaderEpoch() != noEpoch {
-		end, epoch = Offset(b.BaseOffset()), b.LeaderEpoch()
+	if given != noEpoch {
+		end, epoch = base, given
 	}
 	if segs != nil {
 		if err := p.beginEpoch(epoch, end); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"runtime"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -250,5 +251,29 @@ func TestDamageInAnOlderSegmentIsNotCut(t *testing.T) {
 		require.Equal(t, Offset(28), ce.Next, name)
 		require.Equal(t, wantValues(28, 60), readValues(t, p, 28), name)
 		require.NoError(t, l.Close())
+	}
+}
+
+// TestWhoLeavesKeepsHisBatch lets an append's context end while the partition begins
+// for it, and writes over its batch, as the next append does with a buffer from the
+// pool. On one processor nothing has looked at the batch by then.
+func TestWhoLeavesKeepsHisBatch(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	p := newPart(t, nil)
+	ended, end := context.WithCancel(ctx)
+	end()
+	var e encoder
+	b, err := e.encode([]Record{{Value: []byte("value")}}, p.topic.config(), 0)
+	require.NoError(t, err)
+	require.ErrorIs(t, p.lockWithRoom(ended, b, 0), context.Canceled)
+	for i := range b {
+		b[i] = 'x'
+	}
+	at, err := p.Append(ctx, Record{Value: []byte("next")})
+	require.NoError(t, err)
+	require.Zero(t, at)
+	for r, err := range p.Records(ctx, Earliest, nil) {
+		require.NoError(t, err)
+		require.Zero(t, r.LeaderEpoch)
 	}
 }
