@@ -93,30 +93,45 @@ func (r *rawMapping) append(batch []byte) {
 }
 
 // BenchmarkLimitAppend appends batches under FlushAsync, less than is flushed
-// meanwhile, beside copies of ready batches into a touched mapping.
+// meanwhile, beside copies of ready batches into a touched mapping. That one never
+// takes a new page, as a log must: so the large batches are also appended beside
+// writes of ready ones, with a CRC, to the end of a file.
 func BenchmarkLimitAppend(b *testing.B) {
-	for _, c := range []struct {
-		name       string
-		recs, runs int
-	}{{"1x100", 1, 30_000}, {"1000x100", 1000, 100}} {
-		b.Run(c.name, func(b *testing.B) {
-			recs := benchRecs(c.recs, 100)
+	bench := func(name string, recs, runs int, raw func(b *testing.B, batch []byte) (append, flush func())) {
+		b.Run(name, func(b *testing.B) {
+			recs, batch := benchRecs(recs, 100), make([]byte, 61+108*recs)
 			p := benchPart(b, &TopicConfig{Flush: FlushAsync, FlushInterval: Forever})
-			raw := newRawMapping(b, 64<<20)
-			batch := make([]byte, 61+108*c.recs)
-			turns(b, c.runs, func() {
-				for range c.runs {
+			rawAppend, rawFlush := raw(b, batch)
+			turns(b, runs, func() {
+				for range runs {
 					if _, err := p.Append(ctx, recs...); err != nil {
 						b.Fatal(err)
 					}
 				}
 			}, func() {
-				for range c.runs {
-					raw.append(batch)
+				for range runs {
+					rawAppend()
 				}
-			}, func() { flushAll(b, p) })
+			}, func() { flushAll(b, p) }, rawFlush)
 		})
 	}
+	copies := func(b *testing.B, batch []byte) (append, flush func()) {
+		m := newRawMapping(b, 64<<20)
+		return func() { m.append(batch) }, func() {}
+	}
+	writes := func(b *testing.B, batch []byte) (append, flush func()) {
+		f, pos, table := rawFile(b), int64(0), crc32.MakeTable(crc32.Castagnoli)
+		return func() {
+			batch[0] = byte(crc32.Checksum(batch[21:], table))
+			if _, err := f.WriteAt(batch, pos); err != nil {
+				b.Fatal(err)
+			}
+			pos += int64(len(batch))
+		}, func() { require.NoError(b, f.Sync("")) }
+	}
+	bench("1x100", 1, 30_000, copies)
+	bench("1000x100", 1000, 100, copies)
+	bench("1000x100 written", 1000, 100, writes)
 }
 
 // flushAll flushes p.
