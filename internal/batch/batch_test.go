@@ -398,13 +398,50 @@ func TestMarkers(t *testing.T) {
 	require.EqualValues(t, 2, typ)
 }
 
+// TestRecordsAreVarints compares records of any size with the plainest way to
+// encode them: one field after the other, and the length when it is known.
+func TestRecordsAreVarints(t *testing.T) {
+	put := func(b []byte, n int64) []byte { return binary.AppendVarint(b, n) }
+	str := func(b, p []byte) []byte {
+		if p == nil {
+			return put(b, -1)
+		}
+		return append(put(b, int64(len(p))), p...)
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		bytes := rapid.Custom(func(t *rapid.T) []byte {
+			size := rapid.SampledFrom([]int{-1, 0, 1, 57, 63, 64, 8191, 8192}).Draw(t, "size")
+			if size < 0 {
+				return nil
+			}
+			return make([]byte, size)
+		})
+		var recs []rec
+		var want []byte
+		for i := range rapid.SampledFrom([]int{1, 2, 66}).Draw(t, "records") {
+			r := rec{Timestamp: rapid.Int64Range(0, 1<<50).Draw(t, "time"), Key: bytes.Draw(t, "key"), Value: bytes.Draw(t, "value")}
+			for range rapid.SampledFrom([]int{0, 0, 0, 1, 2, 64}).Draw(t, "headers") {
+				r.Headers = append(r.Headers, header{string(bytes.Draw(t, "name")), bytes.Draw(t, "header")})
+			}
+			recs = append(recs, r)
+			body := put(put([]byte{0}, r.Timestamp-recs[0].Timestamp), int64(i))
+			body = put(str(str(body, r.Key), r.Value), int64(len(r.Headers)))
+			for _, h := range r.Headers {
+				body = str(str(body, []byte(h.Key)), h.Value)
+			}
+			want = append(put(want, int64(len(body))), body...)
+		}
+		require.True(t, string(want) == string(encode(t, compress.None, NoProducer, recs...)[HeaderSize:]))
+	})
+}
+
 // TestVarints compares with encoding/binary over the edges of every length, and
 // refuses what is longer than the field.
 func TestVarints(t *testing.T) {
 	for shift := range 64 {
 		for _, v := range []int64{1 << shift, 1<<shift - 1, -1 << shift, -1<<shift - 1} {
 			var b [maxVarint64]byte
-			n := putVarint(b[:], v)
+			n := putVarint(b[:], 0, v)
 			require.Equal(t, binary.AppendVarint(nil, v), b[:n])
 			require.Equal(t, n, varintLen(v))
 			got, m := varint(b[:n])

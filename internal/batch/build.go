@@ -78,32 +78,36 @@ func (b *Builder) Count() int { return int(b.count) }
 // ErrTooLarge, when the batch would pass its limit, nothing is added or
 // allocated; ErrInvalid says that there are more than MaxHeaders headers.
 func Add[H HeaderField](b *Builder, timestamp int64, key, value []byte, headers []H) error {
-	size, err := headersSize(headers)
+	size := 1 // of the count of none
+	if len(headers) > 0 {
+		var err error
+		if size, err = headersSize(headers); err != nil {
+			return err
+		}
+	}
+	i, err := b.add(timestamp, key, value, size)
 	if err != nil {
 		return err
 	}
-	at, err := b.add(timestamp, key, value, len(headers), size)
-	if err != nil {
-		return err
-	}
+	i = putVarint(b.buf, i, int64(len(headers)))
 	for _, h := range headers {
 		f := struct {
 			Key   string
 			Value []byte
 		}(h)
-		at += putVarint(b.buf[at:], int64(len(f.Key)))
-		at += copy(b.buf[at:], f.Key)
-		at += putBytes(b.buf[at:], f.Value)
+		i = putVarint(b.buf, i, int64(len(f.Key)))
+		i += copy(b.buf[i:], f.Key)
+		i = putBytes(b.buf, i, f.Value)
 	}
 	return nil
 }
 
-// headersSize returns the encoded size of headers, without their count.
+// headersSize returns the encoded size of headers, with their count.
 func headersSize[H HeaderField](headers []H) (int, error) {
 	if len(headers) > MaxHeaders {
 		return 0, fmt.Errorf("%w: %d headers, at most %d", ErrInvalid, len(headers), MaxHeaders)
 	}
-	var size int64
+	size := int64(varintLen(int64(len(headers))))
 	for _, h := range headers {
 		f := struct {
 			Key   string
@@ -117,16 +121,15 @@ func headersSize[H HeaderField](headers []H) (int, error) {
 	return int(size), nil
 }
 
-// add appends a record whose headers take size bytes, and returns where in
-// b.buf they go.
-func (b *Builder) add(ts int64, key, value []byte, headers, size int) (at int, err error) {
+// add appends a record whose headers take size bytes, with their count, and
+// returns where in b.buf they go.
+func (b *Builder) add(ts int64, key, value []byte, size int) (at int, err error) {
 	base := ts
 	if b.count > 0 {
 		base = b.baseTs
 	}
 	tsDelta, offsetDelta := ts-base, int64(b.count)
-	body := 1 + varintLen(tsDelta) + varintLen(offsetDelta) +
-		bytesLen(key) + bytesLen(value) + varintLen(int64(headers)) + size
+	body := 1 + varintLen(tsDelta) + varintLen(offsetDelta) + bytesLen(key) + bytesLen(value) + size
 	total := varintLen(int64(body)) + body
 	if b.Len()+total > b.limit || b.count == math.MaxInt32 {
 		return 0, fmt.Errorf("%w: a record of %d bytes after %d, of at most %d", ErrTooLarge, total, b.Len(), b.limit)
@@ -134,29 +137,29 @@ func (b *Builder) add(ts int64, key, value []byte, headers, size int) (at int, e
 
 	at = len(b.buf)
 	b.buf = slices.Grow(b.buf, total)[:at+total]
-	p := b.buf[at:]
-	i := putVarint(p, int64(body))
+	p, i := b.buf, at
+	i = putVarint(p, i, int64(body))
 	p[i] = 0 // attributes: none are defined
-	i++
-	i += putVarint(p[i:], tsDelta)
-	i += putVarint(p[i:], offsetDelta)
-	i += putBytes(p[i:], key)
-	i += putBytes(p[i:], value)
-	i += putVarint(p[i:], int64(headers))
+	i = putVarint(p, i+1, tsDelta)
+	i = putVarint(p, i, offsetDelta)
+	i = putBytes(p, i, key)
+	i = putBytes(p, i, value)
 
 	b.baseTs = base
 	b.maxTs = max(b.maxTs, ts)
 	b.count++
-	return at + i, nil
+	return i, nil
 }
 
 // addRaw appends a record whose headers are encoded already.
 func (b *Builder) addRaw(r *Record) error {
-	at, err := b.add(r.Timestamp, r.Key, r.Value, r.Headers.n, len(r.Headers.raw))
+	count := int64(r.Headers.n)
+	i, err := b.add(r.Timestamp, r.Key, r.Value, varintLen(count)+len(r.Headers.raw))
 	if err != nil {
 		return err
 	}
-	copy(b.buf[at:], r.Headers.raw)
+	i = putVarint(b.buf, i, count)
+	copy(b.buf[i:], r.Headers.raw)
 	return nil
 }
 
@@ -215,11 +218,12 @@ func bytesLen(p []byte) int {
 	return varintLen(int64(len(p))) + len(p)
 }
 
-// putBytes encodes a nullable byte string.
-func putBytes(dst, p []byte) int {
+// putBytes encodes a nullable byte string at b[i:] and returns the index after it.
+func putBytes(b []byte, i int, p []byte) int {
 	if p == nil {
-		return putVarint(dst, -1)
+		b[i] = varintNull
+		return i + 1
 	}
-	n := putVarint(dst, int64(len(p)))
-	return n + copy(dst[n:], p)
+	i = putVarint(b, i, int64(len(p)))
+	return i + copy(b[i:], p)
 }

@@ -1,32 +1,28 @@
 package batch
 
+import "math/bits"
+
 // Zigzag varints as in protocol buffers: seven bits a byte, least significant
 // first, the high bit says that more follow. Kafka has them in 32 and 64 bits.
 
 const (
 	maxVarint32 = 5  // bytes
 	maxVarint64 = 10 // bytes
+	varintNull  = 1  // -1, the length of a byte string that is null
 )
 
 // uvarintLen returns how many bytes the unsigned value takes.
 func uvarintLen(u uint64) int {
-	n := 1
-	for u >= 0x80 {
-		u >>= 7
-		n++
-	}
-	return n
+	return int((9*uint(bits.Len64(u|1)) + 64) / 64)
 }
 
 func zigzag(v int64) uint64 { return uint64(v)<<1 ^ uint64(v>>63) }
 
 func varintLen(v int64) int { return uvarintLen(zigzag(v)) }
 
-// putVarint writes v to the beginning of b, which has room, and returns the
-// number of bytes.
-func putVarint(b []byte, v int64) int {
+// putVarint writes v to b[i:], which has room, and returns the index after it.
+func putVarint(b []byte, i int, v int64) int {
 	u := zigzag(v)
-	i := 0
 	for u >= 0x80 {
 		b[i] = byte(u) | 0x80
 		u >>= 7
