@@ -143,7 +143,7 @@ func (p *Partition) encodeAndAppend(ctx context.Context, cond Condition, recs []
 	defer p.topic.log.guard(&err)
 	e := encoders.Get().(*encoder)
 	defer e.release()
-	now := time.Now().UnixMilli()
+	now := e.now()
 	b, err := e.encode(recs, p.topic.config(), now)
 	if err != nil {
 		return NoOffset, err
@@ -162,8 +162,10 @@ func (p *Partition) error(op string, err error) error {
 
 // encoder turns records into a batch. It keeps its buffers.
 type encoder struct {
-	b   batch.Builder
-	buf []byte
+	b    batch.Builder
+	buf  []byte
+	read time.Time // when the wall clock was read last
+	wall int64     // what it said, in nanoseconds since 1970
 }
 
 var encoders = sync.Pool{New: func() any { return new(encoder) }}
@@ -177,6 +179,18 @@ func (e *encoder) release() {
 		e.buf = nil
 	}
 	encoders.Put(e)
+}
+
+// now is the time in milliseconds. The monotonic clock alone takes half as long
+// to read as both, so it says what has passed since the wall clock was read. After
+// a millisecond that is read again, so that setting it is noticed.
+func (e *encoder) now() int64 {
+	passed := time.Since(e.read)
+	if passed < 0 || passed >= time.Millisecond {
+		e.read, passed = time.Now(), 0
+		e.wall = e.read.UnixNano()
+	}
+	return (e.wall + int64(passed)) / int64(time.Millisecond)
 }
 
 // encode returns recs as a batch, in memory that is valid until the next call.

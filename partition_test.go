@@ -7,6 +7,7 @@ import (
 	"math"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -369,6 +370,23 @@ func TestBatchesOfAnySize(t *testing.T) {
 		}
 		require.Equal(t, len(sizes), i)
 	}
+}
+
+// TestEncoderClock shows that an encoder's clock says what the system's says, and
+// follows within a millisecond when that is set.
+func TestEncoderClock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var e encoder
+		for i := range 2000 {
+			require.Equal(t, time.Now().UnixMilli(), e.now())
+			time.Sleep(time.Duration(i) * 997 * time.Nanosecond)
+		}
+		before := e.now()
+		e.wall += int64(time.Hour) // it was an hour later when the clock was read, and was set back since
+		require.Equal(t, before+time.Hour.Milliseconds(), e.now())
+		time.Sleep(time.Millisecond)
+		require.Equal(t, time.Now().UnixMilli(), e.now())
+	})
 }
 
 // TestPartitionAgainstAModel runs random appends, reads and reopens against a
