@@ -290,11 +290,15 @@ func (p *Partition) place(seg *segment, w *window, o Offset) (pos int64, base Of
 		if err != nil {
 			return 0, 0, err
 		}
-		at, pos, ok := x.offset.find(o)
+		at, pos, next, ok := x.offset.findBetween(o)
 		if !ok {
 			break
 		}
+		if next > 0 {
+			w.step = int(min(minWindow, next-pos+spareWindow))
+		}
 		base, err := batchBase(w, pos, at)
+		w.step = minWindow
 		if err == nil {
 			return pos, base, nil
 		}

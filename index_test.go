@@ -125,6 +125,40 @@ func TestOpenAfterCloseReadsLittle(t *testing.T) {
 	require.Less(t, read[indexSuffix], int64(200), "of one segment only")
 }
 
+// TestLookUpReadsOnce shows that finding a small batch between two entries of the
+// index is one read, of little more than what lies between them.
+func TestLookUpReadsOnce(t *testing.T) {
+	disk, _ := indexedLog(t)
+	fsys := errfs.New(disk)
+	l := openAt(t, fsys, "/data", nil)
+	p := partOf(t, l, "topic", nil)
+	x, err := p.indexOf(p.segs.Load().list[0], false)
+	require.NoError(t, err)
+	var reads []int64
+	fsys.OnOp(func(op errfs.Op) error {
+		if op.Kind == errfs.Read {
+			reads = append(reads, op.Len)
+		}
+		return nil
+	})
+	between := 0
+	for o := range p.segs.Load().list[1].base {
+		_, pos, next, ok := x.offset.findBetween(o)
+		if !ok || next == 0 {
+			continue
+		}
+		between++
+		reads = nil
+		for r, err := range p.Records(ctx, o, nil) {
+			require.NoError(t, err)
+			require.Equal(t, indexedValue(int(o)), r.Value)
+			break
+		}
+		require.Equal(t, []int64{next - pos + spareWindow}, reads)
+	}
+	require.Greater(t, between, 10)
+}
+
 // TestUnwritableIndexCostsNothingButTime lets every index file fail to be
 // written.
 func TestUnwritableIndexCostsNothingButTime(t *testing.T) {

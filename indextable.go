@@ -106,12 +106,23 @@ func (t *indexTable[E]) copyFrom(other *indexTable[E]) {
 
 // floor returns the last entry before all that are above.
 func (t *indexTable[E]) floor(above func(E) bool) (e E, ok bool) {
+	e, _, ok = t.around(above)
+	return e, ok
+}
+
+// around returns the last entry before all that are above, and the first of
+// those; origin if there is none.
+func (t *indexTable[E]) around(above func(E) bool) (e, next E, ok bool) {
 	entries := t.entries()
 	i := entries.search(above)
-	if i == 0 {
-		return t.origin, false
+	e, next = t.origin, t.origin
+	if i > 0 {
+		e = entries.at(i - 1)
 	}
-	return entries.at(i - 1), true
+	if i < entries.len() {
+		next = entries.at(i)
+	}
+	return e, next, i > 0
 }
 
 // lastEntry returns the last entry; origin if there is none.

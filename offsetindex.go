@@ -70,8 +70,15 @@ func (x *offsetIndex) add(last Offset, pos int64) error {
 // before byte pos also lies before target. Without such an entry it returns the
 // beginning of the segment.
 func (x *offsetIndex) find(target Offset) (at Offset, pos int64, ok bool) {
-	e, ok := x.floor(func(e offsetEntry) bool { return x.base+Offset(e.rel) > target })
-	return x.base + Offset(e.rel), int64(e.pos), ok
+	at, pos, _, ok = x.findBetween(target)
+	return at, pos, ok
+}
+
+// findBetween is find, and says at which byte the entry after it is, 0 if there is
+// none.
+func (x *offsetIndex) findBetween(target Offset) (at Offset, pos, next int64, ok bool) {
+	e, after, ok := x.around(func(e offsetEntry) bool { return x.base+Offset(e.rel) > target })
+	return x.base + Offset(e.rel), int64(e.pos), int64(after.pos), ok
 }
 
 // findPos returns the last entry with a position of at most pos. Without one it

@@ -214,17 +214,20 @@ func TestOffsetIndexIsASortedList(t *testing.T) {
 				require.Equal(t, len(list), x.len())
 				require.Equal(t, len(list) == most, x.full())
 				target, begin := number.Draw(t, "target"), offsetEntry{}
-				wantAt, wantPos := begin, begin
+				wantAt, wantNext, wantPos := begin, begin, begin
 				for _, e := range list {
 					if int64(e.rel) <= target {
 						wantAt = e
+					} else if wantNext == begin {
+						wantNext = e
 					}
 					if int64(e.pos) <= target {
 						wantPos = e
 					}
 				}
-				at, pos, ok := x.find(base + Offset(target))
+				at, pos, next, ok := x.findBetween(base + Offset(target))
 				require.Equal(t, wantAt, offsetEntry{int32(at - base), int32(pos)})
+				require.Equal(t, int64(wantNext.pos), next)
 				require.Equal(t, wantAt != begin, ok)
 				at, pos, ok = x.findPos(target)
 				require.Equal(t, wantPos, offsetEntry{int32(at - base), int32(pos)})

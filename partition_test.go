@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"math"
 	"strings"
 	"testing"
@@ -13,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
+	"github.com/rifflelog/riffle/internal/batch"
 	"github.com/rifflelog/riffle/internal/invariants"
 )
 
@@ -370,6 +372,31 @@ func TestBatchesOfAnySize(t *testing.T) {
 		}
 		require.Equal(t, len(sizes), i)
 	}
+}
+
+// TestWindowEndsAtItsLimit shows that bytes behind the limit are not returned,
+// also if they have been read: a truncation may have lowered it.
+func TestWindowEndsAtItsLimit(t *testing.T) {
+	var e encoder
+	b, err := e.encode([]Record{{Value: []byte("value")}}, &TopicConfig{SegmentBytes: 1 << 20, MaxMessageBytes: 1 << 20}, 0)
+	require.NoError(t, err)
+	n := int64(len(b))
+	var w window
+	w.reset(bytes.NewReader(bytes.Repeat(b, 3)), 3*n)
+	for _, limit := range []int64{3 * n, 2*n + 1, 2 * n} {
+		w.limit = limit
+		for pos := int64(0); pos+n <= limit; pos += n {
+			got, err := w.batch(pos)
+			require.NoError(t, err)
+			require.Equal(t, b, got)
+		}
+		if rest := limit % n; rest != 0 {
+			_, err := w.batch(limit - rest)
+			require.ErrorIs(t, err, batch.ErrTruncated)
+		}
+	}
+	_, err = w.batch(2 * n)
+	require.ErrorIs(t, err, io.EOF)
 }
 
 // TestEncoderClock shows that an encoder's clock says what the system's says, and

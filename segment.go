@@ -157,6 +157,9 @@ const (
 	// minWindow is what a reader reads at first: a few small batches cost one
 	// system call, and a single one not much more than itself.
 	minWindow = 8 << 10
+	// spareWindow is how much it reads beyond the next index entry, if that is less:
+	// the batch there may be the one that is looked for.
+	spareWindow = 1 << 10
 	// maxWindow is what it reads when it goes on in order.
 	maxWindow = 1 << 20
 )
@@ -189,6 +192,9 @@ func (w *window) batch(pos int64) (batch.Batch, error) {
 	if pos == w.limit {
 		return nil, io.EOF
 	}
+	if b, ok := w.buffered(pos); ok {
+		return b, nil
+	}
 	head, err := w.bytes(pos, batch.PrefixSize)
 	if err != nil {
 		return nil, err
@@ -203,6 +209,15 @@ func (w *window) batch(pos int64) (batch.Batch, error) {
 	}
 	first, _, err := batch.Split(b)
 	return first, err
+}
+
+// buffered is batch for one that is wholly in the buffer, as most small ones are.
+func (w *window) buffered(pos int64) (batch.Batch, bool) {
+	if pos < w.off || pos >= w.off+int64(len(w.buf)) {
+		return nil, false
+	}
+	b, _, err := batch.Split(w.buf[pos-w.off:])
+	return b, err == nil && pos+int64(len(b)) <= w.limit
 }
 
 // bytes returns n bytes from pos, batch.ErrTruncated if they pass the limit.
