@@ -122,6 +122,7 @@ func (l *Log) moveAway(t *Topic) error {
 func (p *Partition) retire() {
 	p.refuse()
 	p.awaitFlushes()
+	p.leaveDeleted()
 	segs := p.segs.Load()
 	if segs == nil {
 		return

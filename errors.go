@@ -38,8 +38,12 @@ var (
 	// asked for.
 	ErrTopicMismatch = errors.New("riffle: topic differs from the one asked for")
 	// ErrInvalidTopic: a name that no topic may have, or one that differs from
-	// another topic's only by '.' and '_'. Kafka: INVALID_TOPIC_EXCEPTION.
-	ErrInvalidTopic = errors.New("riffle: invalid topic name")
+	// another topic's only by '.' and '_'; or a topic of the log's own. Kafka:
+	// INVALID_TOPIC_EXCEPTION.
+	ErrInvalidTopic = errors.New("riffle: invalid topic")
+	// ErrPolicy: DeleteBefore in a topic whose Cleanup does not delete. Kafka:
+	// POLICY_VIOLATION.
+	ErrPolicy = errors.New("riffle: the topic's policy does not allow it")
 	// ErrPartitionNotFound: the topic has fewer partitions.
 	ErrPartitionNotFound = errors.New("riffle: partition not found")
 	// ErrPartitionFailed: a write or flush of this partition failed, so nothing
@@ -70,7 +74,7 @@ var (
 // PartitionError says which operation failed on which partition. It unwraps to
 // the reason.
 type PartitionError struct {
-	Op        string // what was to be done: "append", "read", "open", "close"
+	Op        string // what was to be done: "append", "read", "delete", "open", "close"
 	Topic     string // its name
 	Partition int    // from 0
 	Err       error  // the reason

@@ -287,7 +287,7 @@ func TestEmptyFileBehindAGapIsNoDamage(t *testing.T) {
 		}
 		fsys := errfs.New(disk)
 		l, p = openGap(t, fsys)
-		name := p.path(logFileName(100))
+		name := p.path(logFileName(Offset(p.end.Load())))
 		fsys.Add(errfs.Rule{Kind: errfs.Write, Name: name, Err: vfs.ErrNoSpace})
 		fsys.Add(errfs.Rule{Kind: errfs.Allocate, Name: name, Err: vfs.ErrNoSpace})
 		require.LessOrEqual(t, p.entry.part.flushed, Offset(1))

@@ -32,6 +32,9 @@ type TopicMetrics struct {
 	FlushErrors       int64           // those that failed
 	FlushSeconds      Histogram       // how long each in Flushes took. Kafka: LogFlushRateAndTimeMs
 	Rolls             int64           // segments begun after another one
+	StartMoves        int64           // how often records at the beginning were deleted
+	DeletedSegments   int64           // segments that went with them
+	DeletedBytes      int64           // the size of these
 	Segments          int64           // now. Kafka: NumLogSegments
 	Bytes             int64           // now: of all segments. Kafka: Size
 	UnflushedBytes    int64           // now: of Bytes, what a power cut could take
@@ -98,12 +101,14 @@ func (l *Log) Metrics() Metrics {
 // counts are what a partition counts, guarded by its lock. There are none until
 // there is something to count, so that an idle partition costs a pointer.
 type counts struct {
-	appends, records, bytes     int64
-	appendErrors, conflicts     int64
-	flushes, flushErrors, rolls int64
-	flushTime                   time.Duration
-	batches                     [len(batchBounds) + 1]int64 // by bucket; the last has no bound
-	flushTimes                  [len(flushBounds) + 1]int64
+	appends, records, bytes       int64
+	appendErrors, conflicts       int64
+	flushes, flushErrors, rolls   int64
+	startMoves                    int64
+	deletedSegments, deletedBytes int64
+	flushTime                     time.Duration
+	batches                       [len(batchBounds) + 1]int64 // by bucket; the last has no bound
+	flushTimes                    [len(flushBounds) + 1]int64
 }
 
 // topicCounts are what a topic counts without a lock: nothing that is done for
@@ -172,6 +177,9 @@ func (t *Topic) addTo(m *TopicMetrics) {
 		m.Flushes += c.flushes
 		m.FlushErrors += c.flushErrors
 		m.Rolls += c.rolls
+		m.StartMoves += c.startMoves
+		m.DeletedSegments += c.deletedSegments
+		m.DeletedBytes += c.deletedBytes
 		m.BatchBytes.addBuckets(c.batches[:], float64(c.bytes))
 		m.FlushSeconds.addBuckets(c.flushTimes[:], c.flushTime.Seconds())
 	}
@@ -230,6 +238,9 @@ func (m *TopicMetrics) add(t *TopicMetrics) {
 	m.FlushErrors += t.FlushErrors
 	m.FlushSeconds.add(&t.FlushSeconds)
 	m.Rolls += t.Rolls
+	m.StartMoves += t.StartMoves
+	m.DeletedSegments += t.DeletedSegments
+	m.DeletedBytes += t.DeletedBytes
 	m.Segments += t.Segments
 	m.Bytes += t.Bytes
 	m.UnflushedBytes += t.UnflushedBytes

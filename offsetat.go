@@ -70,7 +70,7 @@ func (p *Partition) offsetOfMaxTimestamp(ctx context.Context) (Offset, error) {
 }
 
 func (p *Partition) maxTimestampIn(ctx context.Context, s snapshot) (Offset, error) {
-	largest, at, from, err := p.placeOfMax(s)
+	largest, at, from, err := p.placeOfMax(ctx, s)
 	if err != nil {
 		return NoOffset, p.error("read", p.closedOr(err))
 	}
@@ -135,12 +135,18 @@ func (p *Partition) placeOfTime(segs *segmentSet, ts int64) (Offset, error) {
 // placeOfMax returns the largest timestamp of the segments that are known, and
 // an offset in the first batch that has it, NoOffset if none has one; and from
 // where on there may be larger ones.
-func (p *Partition) placeOfMax(s snapshot) (largest int64, at, from Offset, err error) {
+func (p *Partition) placeOfMax(ctx context.Context, s snapshot) (largest int64, at, from Offset, err error) {
 	largest, at = batch.NoTimestamp, NoOffset
 	last := s.segs.find(max(s.start(), s.highWatermark-1))
-	for _, seg := range s.segs.list {
+	for i, seg := range s.segs.list {
 		if seg == last {
 			break
+		}
+		if seg.base < s.start() { // its seal speaks of deleted records too
+			if largest, at, err = p.largestIn(ctx, s.start(), s.segs.list[i+1].base); err != nil {
+				return 0, 0, 0, err
+			}
+			continue
 		}
 		sealed, err := p.sealOf(seg)
 		if sealed == nil || err != nil {
@@ -160,6 +166,20 @@ func (p *Partition) placeOfMax(s snapshot) (largest int64, at, from Offset, err 
 	return largest, at, from, nil
 }
 
+// largestIn returns the largest timestamp of the records in [from, until), and
+// the offset of the first that has it; NoOffset if none has one.
+func (p *Partition) largestIn(ctx context.Context, from, until Offset) (largest int64, at Offset, err error) {
+	largest, at = batch.NoTimestamp, NoOffset
+	err = p.searchTime(ctx, from, largest+1, func(r *reader) bool {
+		o, ts := Offset(r.records.Record.Offset), r.records.Record.Timestamp
+		if o < until && ts > largest {
+			largest, at = ts, o
+		}
+		return o < until
+	})
+	return largest, at, err
+}
+
 // firstSince returns the offset of the first committed record of at least ts in
 // the batch of offset from or behind it; NoOffset if there is none.
 func (p *Partition) firstSince(ctx context.Context, from Offset, ts int64) (Offset, error) {
@@ -177,7 +197,8 @@ func (p *Partition) firstSince(ctx context.Context, from Offset, ts int64) (Offs
 func (p *Partition) searchTime(ctx context.Context, from Offset, ts int64, body func(*reader) bool) error {
 	r := readers.Get().(*reader)
 	defer r.release()
-	r.start(p, from)
+	start := p.snapshot().start() // records before it are deleted, their batch may not be
+	r.start(p, max(from, start))
 	r.since = ts
 	for {
 		if err := p.alive(ctx); err != nil {
@@ -191,7 +212,7 @@ func (p *Partition) searchTime(ctx context.Context, from Offset, ts int64, body 
 			return nil
 		}
 		for r.records.Next() {
-			if r.records.Record.Timestamp >= r.since && !body(r) {
+			if Offset(r.records.Record.Offset) >= start && r.records.Record.Timestamp >= r.since && !body(r) {
 				return nil
 			}
 		}

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -49,9 +51,11 @@ type Partition struct {
 	// these a flush has covered.
 	cut, cutFlushed int
 	changing        chan struct{} // closed when the change that is under way has ended; nil if none is
+	moving          chan struct{} // the same of the log start moving; see moveStart
+	deleted         []*segment    // those below the start whose files are still there
 	begun           bool          // this incarnation may append
 	mustRoll        bool          // a roll has failed on its way
-	start           Offset        // of the first segment
+	start           Offset        // of the log, as bounds have it or are to have it
 	dataEnd         Offset        // after the last batch: below end in a gap
 	epoch           int32         // of batches that are appended; until begun the highest known, or noEpoch
 	entry           *boundsEntry  // nil until there is a directory
@@ -81,6 +85,9 @@ type Partition struct {
 	// the segment's committed and after segs: a reader that sees it finds the
 	// bytes. Invariant: highWatermark <= end.
 	highWatermark atomic.Int64
+	// removing is held while the files of deleted segments are removed. It is taken with
+	// no lock held.
+	removing sync.Mutex
 	// waiting is what loops at the high watermark wait on; nil if there are
 	// none, so that an append with nobody waiting pays one atomic load.
 	waiting atomic.Pointer[bell]
@@ -92,7 +99,7 @@ type bell struct{ rung chan struct{} }
 // Bounds are a partition's offsets at one moment:
 // Start <= LastStable <= HighWatermark <= End.
 type Bounds struct {
-	Start         Offset // of the first record there is. Kafka: log start offset
+	Start         Offset // what was before it is deleted. Kafka: log start offset
 	LastStable    Offset // before it, every transaction has ended
 	HighWatermark Offset // before it, every record is committed: readable
 	End           Offset // of the next record to be appended. Kafka: log end offset
@@ -471,11 +478,14 @@ func (p *Partition) refuse() {
 	if p.timer != nil {
 		p.timer.Stop()
 	}
-	changing := p.changing
+	waiting := []chan struct{}{p.changing, p.moving}
 	p.mu.Unlock()
-	if changing != nil {
+	for _, done := range waiting {
+		if done == nil {
+			continue
+		}
 		select {
-		case <-changing:
+		case <-done:
 		case <-p.topic.log.broken:
 		}
 	}
@@ -559,10 +569,16 @@ func (p *Partition) closeFiles() error {
 }
 
 func (p *Partition) closeSegments() error {
-	var errs []error
+	p.mu.Lock()
+	list := slices.Clone(p.deleted) // the next opening removes them
+	p.mu.Unlock()
 	if segs := p.segs.Load(); segs != nil {
-		for _, seg := range segs.list {
-			errs = append(errs, seg.file.Close())
+		list = append(list, segs.list...)
+	}
+	var errs []error
+	for _, seg := range list {
+		if err := seg.file.Close(); !errors.Is(err, fs.ErrClosed) { // one whose removal has failed
+			errs = append(errs, err)
 		}
 	}
 	return errors.Join(errs...)

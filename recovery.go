@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
 	"strings"
 
 	"github.com/rifflelog/riffle/internal/batch"
@@ -34,10 +35,11 @@ type scan struct {
 	point    Offset    // the recovery point: all before it was flushed once
 	epoch    int32     // of the last batch; noEpoch if that is not known
 	segments []*segment
-	end      Offset // after the last whole batch
-	before   Offset // the same of the segments before the one that is scanned
-	torn     bool   // bytes behind it are to be cut
-	damaged  error  // *CorruptError of the first damage; nil if there is none
+	end      Offset     // after the last whole batch
+	before   Offset     // the same of the segments before the one that is scanned
+	begun    epochEntry // the last epoch that began, as its file says
+	torn     bool       // bytes behind it are to be cut
+	damaged  error      // *CorruptError of the first damage; nil if there is none
 
 	// Of the segment that is being scanned, in the end the last one.
 
@@ -100,8 +102,7 @@ func (p *Partition) recover() (err error) {
 	if err := p.openSegments(s); err != nil {
 		return err
 	}
-	lastEpoch, err := p.loadEpochs(s)
-	if err != nil {
+	if err := p.loadEpochs(s); err != nil {
 		return err
 	}
 	for i, seg := range s.segments {
@@ -115,7 +116,14 @@ func (p *Partition) recover() (err error) {
 			return err
 		}
 	}
-	if s.fileSize > 0 || len(s.segments) > 1 {
+	if len(s.segments) > 0 && s.damaged == nil && s.end < s.part.start {
+		// Records before the start were lost, and nothing is left behind it.
+		s.end, s.torn = s.part.start, false
+		if err := p.removeLast(s); err != nil {
+			return err
+		}
+	}
+	if s.fileSize > 0 || len(s.segments) > 1 || p.keepsEmpty(s) {
 		// All was durable before the first batch was written.
 		if err := p.checkID(); !fsys.Check(siteRecoveryID, err == nil) {
 			return err
@@ -131,17 +139,13 @@ func (p *Partition) recover() (err error) {
 	p.unclean = s.known && !s.part.clean || !s.known && s.end > 0
 	end := s.end
 	if s.damaged == nil {
-		end = p.afterGap(s)
-		if !s.known || !s.part.clean { // a clean stop has no gap before it
-			// The epoch may have begun behind one without a batch that was kept.
-			end = max(end, lastEpoch.start)
-		}
+		end = p.goesOnAt(s)
 	}
 	p.start, p.dataEnd = end, s.dataEnd()
 	if segs := p.segs.Load(); segs != nil {
 		p.start = segs.start()
 	}
-	p.epochs.clamp(0, end)
+	p.epochs.clamp(s.part.start, end)
 	p.asked = s.part.ceiling
 	p.damaged = s.damaged
 	p.end.Store(int64(end))
@@ -152,20 +156,14 @@ func (p *Partition) recover() (err error) {
 // adopt makes what was scanned durable, and then the partition's.
 func (p *Partition) adopt(s *scan) error {
 	p.keepTorn(s)
-	if s.damaged == nil && s.end == s.segments[0].base {
+	if s.damaged == nil && s.end == s.segments[0].base && !p.keepsEmpty(s) {
 		// Nothing in it was ever acknowledged, and the directory may be half
 		// made: the first append makes it anew, perhaps for another offset.
-		// Beside that one a power cut must not bring it back: its torn end would
-		// be damage there.
-		s.segments = nil
-		err := errors.Join(s.seg.file.Close(), p.removeSegment(s.seg.base))
-		if err == nil {
-			err = p.topic.log.fs.SyncDir(siteRecoveryDir, p.dir)
-		}
-		return err
+		return p.removeLast(s)
 	}
-	for s.damaged == nil && len(s.segments) > 1 && s.segments[0].size == 0 {
-		if err := p.giveUpFirst(s); err != nil {
+	for n := len(s.segments); s.damaged == nil && s.seg.size == 0 && n > 1 && s.segments[n-2].size == 0; n-- {
+		// The last one was about to take its place: see segmentToBegin.
+		if err := p.giveUp(s, n-2); err != nil {
 			return err
 		}
 	}
@@ -179,16 +177,45 @@ func (p *Partition) adopt(s *scan) error {
 			seg.index.Store(nil) // it has files, for when it is needed
 		}
 	}
-	p.segs.Store(&segmentSet{list: s.segments})
+	p.segs.Store(&segmentSet{list: s.segments, from: min(s.part.start, s.end)})
 	if end := s.dataEnd(); s.known && s.damaged == nil && min(p.flushed, end) > s.point && p.afterGap(s) == s.end {
 		part := s.part
-		part.flushed = end
+		part.start, part.flushed = p.segs.Load().start(), end
 		p.entry.setCrash(part)
 	}
 	return nil
 }
 
-// afterGap returns the offset at which the log goes on.
+// removeLast removes the only file. Beside the one that is made next a power cut
+// must not bring it back: its torn end would be damage there.
+func (p *Partition) removeLast(s *scan) error {
+	s.segments = nil
+	err := errors.Join(s.seg.file.Close(), p.removeSegment(s.seg.base))
+	if err == nil {
+		err = p.topic.log.fs.SyncDir(siteRecoveryDir, p.dir)
+	}
+	return err
+}
+
+// keepsEmpty says that the only file has no batch because all were deleted, as
+// bounds say: it is where the log goes on.
+func (p *Partition) keepsEmpty(s *scan) bool {
+	return len(s.segments) == 1 && s.damaged == nil && s.fileSize == 0 && s.known && s.part.start > 0 &&
+		s.seg.base == s.part.start && s.end == s.part.start && p.goesOnAt(s) == s.end
+}
+
+// goesOnAt returns the offset at which the log goes on.
+func (p *Partition) goesOnAt(s *scan) Offset {
+	end := p.afterGap(s)
+	if !s.known || !s.part.clean { // a clean stop has no gap before it
+		// The epoch may have begun behind one without a batch that was kept.
+		end = max(end, s.begun.start)
+	}
+	return end
+}
+
+// afterGap returns the offset at which the log goes on after its records, or
+// where those were that a power cut may have taken.
 func (p *Partition) afterGap(s *scan) Offset {
 	if s.known && !s.part.clean && (!s.part.sameBoot || s.part.failed) && s.damaged == nil && p.topic.config().Flush == FlushAsync &&
 		s.part.ceiling != noCeiling {
@@ -197,9 +224,9 @@ func (p *Partition) afterGap(s *scan) Offset {
 	return s.end
 }
 
-// loadEpochs reads leader-epoch-checkpoint, and returns its last entry. If it
-// cannot be read, the batches tell, all of them.
-func (p *Partition) loadEpochs(s *scan) (last epochEntry, err error) {
+// loadEpochs reads leader-epoch-checkpoint. If it cannot be read, the batches
+// tell, all of them.
+func (p *Partition) loadEpochs(s *scan) error {
 	name := p.path(epochCheckpointName)
 	data, err := vfs.ReadFile(p.topic.log.fs, name, maxSideFile)
 	if err == nil {
@@ -207,19 +234,19 @@ func (p *Partition) loadEpochs(s *scan) (last epochEntry, err error) {
 		if c, err = parseEpochs(data); err == nil {
 			p.epochs = c
 			if all := c.load(); len(all) > 0 {
-				last = all[len(all)-1]
-				p.epoch = last.epoch
+				s.begun = all[len(all)-1]
+				p.epoch = s.begun.epoch
 			}
-			return last, nil
+			return nil
 		}
 	} else if !errors.Is(err, fs.ErrNotExist) {
-		return last, err
+		return err
 	}
 	if len(s.segments) > 0 {
 		s.whole = true
 		p.topic.log.opts.Logger.Warn("leader epochs are taken from the batches", "file", name, "err", err)
 	}
-	return last, nil
+	return nil
 }
 
 // openSegments opens the files of batches, in the order of their names.
@@ -240,7 +267,7 @@ func (p *Partition) openSegments(s *scan) error {
 	}
 	p.removeOrphans(entries, s.segments)
 	for len(s.segments) > 1 && s.segments[1].base <= s.part.start {
-		if err := p.giveUpFirst(s); err != nil { // it is below the start
+		if err := p.giveUp(s, 0); err != nil { // it is below the start
 			return err
 		}
 	}
@@ -258,8 +285,10 @@ func (p *Partition) openSegments(s *scan) error {
 // gap that an unclean stop has left.
 func (p *Partition) checkBase(s *scan) error {
 	base := s.seg.base
-	if s.seg == s.segments[0] && (!s.known || base == s.part.start) {
-		s.end = base
+	if s.seg == s.segments[0] {
+		if s.end = s.part.start; !s.known || base < s.end {
+			s.end = base // the start may be in the midst of it
+		}
 	}
 	s.before = s.end
 	if base == s.end {
@@ -355,11 +384,11 @@ func (p *Partition) resume(s *scan, w *window) error {
 	return nil
 }
 
-// giveUpFirst removes a first file that is no part of the log.
-func (p *Partition) giveUpFirst(s *scan) error {
-	first := s.segments[0]
-	s.segments = s.segments[1:]
-	return errors.Join(first.file.Close(), p.removeSegment(first.base))
+// giveUp removes a file that is no part of the log.
+func (p *Partition) giveUp(s *scan, i int) error {
+	seg := s.segments[i]
+	s.segments = slices.Delete(s.segments, i, i+1)
+	return errors.Join(seg.file.Close(), p.removeSegment(seg.base))
 }
 
 // scanSegment reads a file, checks its batches and completes its index.

@@ -63,8 +63,8 @@ func (s snapshot) start() Offset {
 	return s.segs.start()
 }
 
-// changeAlone makes a change as soon as no other is under way. If ctx ends, the
-// change may go on.
+// changeAlone makes a change as soon as no other is under way, the log start
+// moving included. If ctx ends, the change may go on.
 func (p *Partition) changeAlone(ctx context.Context, change func() error) error {
 	for {
 		p.mu.Lock()
@@ -73,7 +73,12 @@ func (p *Partition) changeAlone(ctx context.Context, change func() error) error 
 			return err
 		}
 		if p.changing == nil {
-			return p.unlockAndChange(ctx, change)
+			return p.unlockAndChange(ctx, func() error {
+				if err := p.waitForMove(); err != nil {
+					return err
+				}
+				return change()
+			})
 		}
 		if err := p.unlockAndChange(ctx, nil); err != nil {
 			return err

@@ -104,34 +104,92 @@ func (p *Partition) change(change func() error) error {
 // first batch, which may leave a gap as well: the log goes on at it. Else given is
 // noEpoch.
 func (p *Partition) beginAppending(given int32, base Offset) error {
-	segs, end, epoch := p.segs.Load(), Offset(p.end.Load()), p.nextEpoch()
 	if given != noEpoch {
-		end, epoch = base, given
+		return p.begin(base, given)
 	}
-	if segs != nil {
-		if err := p.beginEpoch(epoch, end); err != nil {
-			return fmt.Errorf("begin epoch %d: %w", epoch, err)
-		}
-	} else {
-		file, err := p.create(end, epoch)
-		if err != nil {
-			return fmt.Errorf("create partition directory: %w", err)
-		}
-		segs = new(segmentSet).with(newSegment(end, file).withIndex(newSegmentIndex(end)))
+	return p.begin(Offset(p.end.Load()), p.nextEpoch())
+}
+
+// begin is beginAppending, where the log goes on at end in an epoch.
+func (p *Partition) begin(end Offset, epoch int32) error {
+	if err := p.waitForMove(); err != nil {
+		return err
 	}
-	err := p.syncBounds(siteBeginBounds, func() { p.asked, p.start = p.ceilingAbove(end), segs.start() })
+	old := p.active()
+	next, err := p.segmentToBegin(old, end, epoch)
+	if err != nil {
+		return err
+	}
+	err = p.syncBounds(siteBeginBounds, func() {
+		p.asked = p.ceilingAbove(end)
+		if next != nil && (old == nil || old == p.segs.Load().list[0]) {
+			p.start = end
+		}
+	})
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	if p.closed || err != nil {
-		if p.segs.Load() == nil {
-			err = errors.Join(err, segs.active().file.Close())
+		p.mu.Unlock() // the next attempt makes it anew
+		if next != nil {
+			err = errors.Join(err, next.file.Close())
 		}
 		return err
 	}
-	p.segs.Store(segs)
+	switch {
+	case next == nil:
+	case old == nil:
+		p.segs.Store(new(segmentSet).with(next))
+	default:
+		p.segs.Store(p.segs.Load().withoutActive().with(next))
+	}
 	p.end.Store(int64(end))
 	p.begun, p.epoch, p.ceiling = true, epoch, p.asked
+	p.mu.Unlock()
 	return nil
+}
+
+// segmentToBegin makes the segment that the log goes on with at end, and its
+// epoch, durably; nil if that is the active one, which may be nil. An empty one
+// that begins elsewhere takes no batch, and is removed: once it is the first, its
+// name has to be the offset of its first batch, or a batch would be missed there.
+// One flush of the directory covers both.
+func (p *Partition) segmentToBegin(active *segment, end Offset, epoch int32) (*segment, error) {
+	if active == nil {
+		file, err := p.create(end, epoch)
+		if err != nil {
+			return nil, fmt.Errorf("create partition directory: %w", err)
+		}
+		return newSegment(end, file).withIndex(newSegmentIndex(end)), nil
+	}
+	if err := p.beginEpoch(epoch, end); err != nil {
+		return nil, fmt.Errorf("begin epoch %d: %w", epoch, err)
+	}
+	p.mu.Lock()
+	goesOn := active.size > 0 || active.base == end
+	p.mu.Unlock()
+	if goesOn {
+		return nil, nil
+	}
+	release, err := p.holdFlushes() // opening may have begun one, of this file
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	p.endGrowing(active)
+	p.mu.Lock()
+	unmapped := active.mapped.unmap()
+	// All batches are in segments before it, and no flush shall look for it.
+	p.flushed, p.cutFlushed = max(p.flushed, p.dataEnd), p.cut
+	p.mu.Unlock()
+	p.topic.log.release(unmapped)
+	err = p.removeFiles(active)
+	var file vfs.File
+	if err == nil {
+		file, err = p.createSegment(end)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("begin segment %d: %w", end, err)
+	}
+	return newSegment(end, file).withIndex(newSegmentIndex(end)), nil
 }
 
 // syncBounds changes what bounds say of the partition, durably. Set is called
@@ -161,7 +219,9 @@ func (p *Partition) beginEpoch(epoch int32, end Offset) error {
 	}
 	err := vfs.WriteFileAtomic(p.topic.log.fs, siteEpochs, p.path(epochCheckpointName), next.format())
 	if err == nil {
-		p.epochs.replace(next.load())
+		p.mu.Lock()
+		p.epochs.assign(epoch, end) // the start may have moved meanwhile
+		p.mu.Unlock()
 	}
 	return err
 }
@@ -241,7 +301,7 @@ func (p *Partition) roll() error {
 	if p.closed {
 		return file.Close() // too late: nothing will be appended
 	}
-	p.segs.Store(segs.with(newSegment(end, file).withIndex(newSegmentIndex(end))))
+	p.segs.Store(p.segs.Load().with(newSegment(end, file).withIndex(newSegmentIndex(end)))) // the start may have moved
 	p.sealLater(segs.active())
 	p.flushedSize = 0
 	p.count().rolls++

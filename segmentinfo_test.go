@@ -1,46 +1,13 @@
 package riffle
 
 import (
-	"fmt"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/rifflelog/riffle/internal/vfs"
 	"github.com/rifflelog/riffle/internal/vfs/memfs"
 )
-
-// bothPolicies are small segments under each flush policy.
-var bothPolicies = map[string]*TopicConfig{
-	"FlushBeforeAck": {SegmentBytes: 1024},
-	"FlushAsync":     {SegmentBytes: 1024, Flush: FlushAsync, FlushInterval: Forever},
-}
-
-// appendTriples appends batches of three records, about five to a segment.
-func appendTriples(t testing.TB, p *Partition, from, to int) {
-	t.Helper()
-	for i := from; i < to; i += 3 {
-		var recs []Record
-		for j := i; j < i+3; j++ {
-			recs = append(recs, Record{Timestamp: time.UnixMilli(int64(1000 + j)), Key: make([]byte, 40), Value: fmt.Appendf(nil, "v%d", j)})
-		}
-		at, err := p.Append(ctx, recs...)
-		require.NoError(t, err)
-		require.Equal(t, Offset(i), at)
-	}
-	p.topic.log.tasks.Wait()
-}
-
-// openStart opens a log whose bounds are flushed only where something depends on it.
-func openStart(t testing.TB, fsys vfs.FS, cfg *TopicConfig) (*Log, *Partition) {
-	t.Helper()
-	l, err := openTuned(fsys, "/data", nil, tuning{ceilingStep: 1000, boundsDelay: Forever, reserveBytes: 4096})
-	require.NoError(t, err)
-	p := partOf(t, l, "topic", cfg)
-	l.tasks.Wait()
-	return l, p
-}
 
 // Segments lists what there is: bases, ends, sizes, times, of a damaged partition
 // too.

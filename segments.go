@@ -2,6 +2,7 @@ package riffle
 
 import (
 	"fmt"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -10,14 +11,17 @@ import (
 // segmentSet is a partition's segments by their base offset. It never changes:
 // to change the set is to replace it.
 type segmentSet struct {
-	list []*segment // at least one
+	list []*segment // at least one, except on the way to another set
+	// from is the log start offset, if it lies behind the first base: the records
+	// before it are deleted.
+	from Offset
 }
 
 // active is the segment that is appended to.
 func (s *segmentSet) active() *segment { return s.list[len(s.list)-1] }
 
-// start is the first offset.
-func (s *segmentSet) start() Offset { return s.list[0].base }
+// start is the log start offset.
+func (s *segmentSet) start() Offset { return max(s.from, s.list[0].base) }
 
 // find returns the segment whose range o is in: the last with a base at or
 // before o, or else the first.
@@ -38,7 +42,18 @@ func (s *segmentSet) after(seg *segment) *segment {
 // with returns the set with one more segment at its end.
 func (s *segmentSet) with(seg *segment) *segmentSet {
 	list := make([]*segment, 0, len(s.list)+1)
-	return &segmentSet{list: append(append(list, s.list...), seg)}
+	return &segmentSet{list: append(append(list, s.list...), seg), from: s.from}
+}
+
+// startingAt returns the set without its first n segments and without the records
+// before from.
+func (s *segmentSet) startingAt(n int, from Offset) *segmentSet {
+	return &segmentSet{list: slices.Clone(s.list[n:]), from: from}
+}
+
+// withoutActive returns the set without its active segment.
+func (s *segmentSet) withoutActive() *segmentSet {
+	return &segmentSet{list: s.list[:len(s.list)-1], from: s.from}
 }
 
 // logSuffix ends the name of a file of batches.

@@ -104,6 +104,9 @@ func (p *Partition) findCut(n Offset) (c cut, err error) {
 		if err != nil {
 			return cut{}, err
 		}
+		if end < segs.start() {
+			break // the start is in that batch, and does not go back
+		}
 		if pos == 0 {
 			continue // the segment before goes on, and is followed by another when it is full
 		}
@@ -182,6 +185,9 @@ func (p *Partition) truncate(c cut) error {
 		return err
 	}
 	defer release()
+	if err := p.removeDeleted(); err != nil {
+		return err // a file that is below the start now may not be then
+	}
 	epochs, err := p.prepareCut(&c)
 	if err != nil {
 		return err
@@ -390,8 +396,7 @@ func (p *Partition) publishCut(c cut, epochs *epochCache) {
 	p.epoch, _ = epochs.latest()
 	hw := min(Offset(p.highWatermark.Load()), c.end)
 	if c.next != nil {
-		segs := &segmentSet{list: c.kept[:len(c.kept)-1]}
-		p.segs.Store(segs.with(c.next))
+		p.segs.Store(&segmentSet{list: append(c.kept[:len(c.kept)-1:len(c.kept)-1], c.next), from: p.start})
 	} else {
 		// The next batch makes the directory's first file again.
 		p.segs.Store(nil)

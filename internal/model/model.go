@@ -48,6 +48,8 @@ type Partition struct {
 
 	batches [][]Record // what was shown and is there
 	pending []*Batch   // what may be found, once each
+	start   int64      // what was before it is deleted
+	most    int64      // what is before it may be deleted
 	next    int64      // where the log goes on: after the batches, or after a gap
 	used    int64      // no record gets an offset below it any more, but the pending ones
 	flushed int64      // before it, nothing may be lost
@@ -170,6 +172,9 @@ func (p *Partition) PowerCut() {
 // may be there, and takes it for what is there from now on: nothing of it may
 // be lost again, unless all that had happened was a kill and it is not Durable.
 func (p *Partition) Opened(b Bounds, got []Record) error {
+	if err := p.drop(b); err != nil {
+		return err
+	}
 	kept := 0
 	rest := got
 	for kept < len(p.batches) && len(rest) >= len(p.batches[kept]) && slices.Equal(rest[:len(p.batches[kept])], p.batches[kept]) {
@@ -200,6 +205,7 @@ func (p *Partition) Opened(b Bounds, got []Record) error {
 		p.least++
 	}
 	p.dirty, p.crashed, p.cut = false, false, false
+	p.most = p.start
 	return p.check(b)
 }
 
@@ -251,6 +257,9 @@ func (p *Partition) end() int64 {
 // Shows compares what an open log shows from an offset on, while nothing is under
 // way, and takes in what is new.
 func (p *Partition) Shows(b Bounds, from int64, got []Record) error {
+	if err := p.drop(b); err != nil {
+		return err
+	}
 	known := p.Records(from, p.next)
 	for i, r := range known {
 		if i == len(got) {
@@ -276,19 +285,13 @@ func (p *Partition) Shows(b Bounds, from int64, got []Record) error {
 
 // check checks the bounds of a log that shows what is there.
 func (p *Partition) check(b Bounds) error {
-	start := p.next
-	if len(p.batches) > 0 {
-		start = p.batches[0][0].Offset
-	}
 	switch {
 	case b.Start > b.LastStable || b.LastStable > b.HighWatermark || b.HighWatermark > b.End:
 		return fmt.Errorf("bounds are out of order: %+v", b)
-	case b.Start != start:
-		return fmt.Errorf("start is %d, want %d", b.Start, start)
 	case b.HighWatermark != p.next:
 		return fmt.Errorf("high watermark is %d, want %d", b.HighWatermark, p.next)
 	}
-	return nil
+	return p.checkStart(b)
 }
 
 // grow takes in records that were not shown before: pending batches, whole, one

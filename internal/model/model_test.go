@@ -331,3 +331,52 @@ func TestBoundsAreInOrder(t *testing.T) {
 		require.Error(t, l.Shows(b, 0, l.log), b)
 	}
 }
+
+// TestDeletedStaysDeleted deletes records: those that were to go may be gone, and
+// are once that is acknowledged; no others are, and none comes back.
+func TestDeletedStaysDeleted(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		asked    int64
+		acked    bool
+		start    int64
+		rejected string
+	}{
+		{"not asked for", 0, false, 0, ""},
+		{"asked for", 3, false, 3, ""},
+		{"asked for, and not done", 3, false, 0, ""},
+		{"acknowledged", 3, true, 3, ""},
+		{"all", 6, true, 6, ""},
+		{"acknowledged, and back", 3, true, 0, "what is before 3 was deleted"},
+		{"less than was acknowledged", 3, true, 2, "what is before 3 was deleted"},
+		{"more than was asked for", 3, true, 4, "offset 4"},
+		{"without being asked for", 0, false, 2, "offset 2"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			l := begin(true)
+			for i := range 3 {
+				l.append(t, string(rune('a'+i)), 2, 0)
+			}
+			undo := l.Deleting(5)
+			undo()
+			l.Deleting(c.asked)
+			if c.acked {
+				l.Deleted(c.asked)
+			}
+			l.log = l.log[c.start:]
+			l.PowerCut()
+			err := l.opened()
+			if c.rejected != "" {
+				require.ErrorContains(t, err, c.rejected)
+				return
+			}
+			require.NoError(t, err)
+			require.Equal(t, l.log, append([]model.Record{}, l.Records(0, 100)...))
+			require.NoError(t, l.opened(), "as it was found")
+			if len(l.log) > 1 {
+				l.log = l.log[1:]
+				require.Error(t, l.opened(), "it was decided when the log was opened")
+			}
+		})
+	}
+}
