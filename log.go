@@ -75,6 +75,8 @@ type Log struct {
 	boundsTimer *time.Timer
 	armed       bool
 	sinceBounds int64 // bytes that were flushed since
+	// retentionTimer runs between two checks of retention.
+	retentionTimer *time.Timer
 }
 
 // tuning is what tests set otherwise.
@@ -92,6 +94,9 @@ type tuning struct {
 	// reserveBytes is the size of the file that is given up on a full disk: what
 	// many operations of the metadata log need.
 	reserveBytes int64
+	// retentionInterval is how long retention rests between two checks, of which the
+	// first comes after retentionDelay; zero: there is none.
+	retentionDelay, retentionInterval time.Duration
 	// sealAtOnce seals a segment on the goroutine that rolls, so that operations
 	// come in one order.
 	sealAtOnce bool
@@ -102,6 +107,7 @@ type tuning struct {
 var defaultTuning = tuning{
 	ceilingStep: 1_000_000, boundsDelay: time.Second,
 	mapAfter: mapAfter, minTouch: minTouch, reserveBytes: 16 << 20, snapshotEvery: snapshotEvery,
+	retentionDelay: retentionDelay, retentionInterval: retentionInterval,
 }
 
 // Open opens the log in dir, making it if there is none and recovering it if it
@@ -210,6 +216,7 @@ func (l *Log) load() (err error) {
 			}
 		})
 	}
+	l.checkRetentionAfter(l.retentionDelay)
 	return nil
 }
 
@@ -494,6 +501,9 @@ func (l *Log) shutdown() {
 	l.stopped = true
 	if l.boundsTimer != nil {
 		l.boundsTimer.Stop()
+	}
+	if l.retentionTimer != nil {
+		l.retentionTimer.Stop()
 	}
 	l.taskMu.Unlock()
 	l.tasks.Wait()

@@ -55,7 +55,7 @@ func (m *machine) live(t *rapid.T) (broken error) {
 		"read":      m.readSome, "read from everywhere": m.readFromEverywhere,
 		"flush": m.flushAll, "create": m.createOne,
 		"fail": m.failSome, "die": m.dieSome, "stop": m.stop,
-		"delete": m.deleteBefore,
+		"delete": m.deleteBefore, "retain": m.retain,
 	}
 	actions := map[string]func(*rapid.T){}
 	for name, step := range steps {

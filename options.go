@@ -46,8 +46,9 @@ type TopicConfig struct {
 	// CleanupCompactDelete those go that CleanupDelete would delete.
 	Cleanup CleanupPolicy
 	// Retention is how old a record grows, by its timestamp, before its segment
-	// may be deleted: once all records of the segment are older. Whole
-	// milliseconds, or Forever; less than a millisecond is Kafka's 0. Default 7
+	// may be deleted: once all records of the segment are older, and those before
+	// it are deleted. That is looked at every five minutes, and 30 s after opening. Records
+	// without timestamps are as old as the log has been open. Whole milliseconds, or Forever; less than a millisecond is Kafka's 0. Default 7
 	// days, as in Kafka: an event store wants Forever. Kafka: retention.ms.
 	Retention time.Duration
 	// RetentionBytes is how large a partition grows, in bytes, before its oldest

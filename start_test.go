@@ -527,13 +527,15 @@ func TestReplicaMovesItsStart(t *testing.T) {
 }
 
 // Records are deleted one by one while others are appended, segments roll, loops
-// read and follow. Each loop sees what is there, in order
+// read and follow, and retention is checked. Each loop sees what is there, in order
 // and without a hole, until it is passed. Nothing stays open or behind.
 func TestReadersBesideDeletion(t *testing.T) {
 	for name, cfg := range bothPolicies {
 		t.Run(name, func(t *testing.T) {
 			disk := memfs.New()
-			l, p := openStart(t, disk, cfg)
+			own := *cfg
+			own.RetentionBytes = 3000
+			l, p := openStart(t, disk, &own)
 			done := make(chan struct{})
 			var readers, writers sync.WaitGroup
 			passed := 0
@@ -566,6 +568,10 @@ func TestReadersBesideDeletion(t *testing.T) {
 					to := p.Bounds().HighWatermark - Offset(i%40)
 					if err := p.DeleteBefore(ctx, max(to, 0)); err != nil {
 						t.Error(err)
+					}
+					if i%10 == 0 {
+						l.checkRetention(time.Now())
+						_ = p.Segments()
 					}
 				}
 			})
