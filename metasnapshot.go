@@ -276,7 +276,7 @@ func (l *Log) snapshotSoon() {
 func (l *Log) makeSnapshot() {
 	end, err := l.writeSnapshot()
 	if err == nil {
-		err = l.dropBefore(end)
+		err = l.trimMetadata()
 	}
 	if err != nil && !l.isClosing() {
 		l.opts.Logger.Warn("metadata snapshot is not made", "err", err)
@@ -304,17 +304,22 @@ func (l *Log) writeSnapshot() (Offset, error) {
 	return end, err
 }
 
-// dropBefore removes the snapshots that are too many.
-func (l *Log) dropBefore(end Offset) error {
-	names, unfinished, err := l.listSnapshots()
+// trimMetadata removes the snapshots that are too many, and what of the log is in the
+// oldest that is kept.
+func (l *Log) trimMetadata() error {
+	names, remove, err := l.listSnapshots()
 	if err != nil {
 		return err
 	}
-	if len(names) > keptSnapshots {
-		unfinished = append(unfinished, names[keptSnapshots:]...)
+	if len(names) >= keptSnapshots {
+		remove = append(remove, names[keptSnapshots:]...)
+		end, _ := parseSnapshotName(names[keptSnapshots-1])
+		err = l.meta.moveStart(end, "they are in a snapshot")
 	}
-	for _, name := range unfinished {
-		err = errors.Join(err, l.fs.Remove(l.metaPath(name)))
+	for _, name := range remove {
+		if err == nil {
+			err = l.fs.Remove(l.metaPath(name))
+		}
 	}
 	return err
 }

@@ -51,8 +51,20 @@ func manyChanges(t testing.TB, l *Log) {
 	}
 }
 
-// TestSnapshotsSayWhatTheLogSays: with the newest snapshot, with an older one if that
-// is damaged, and with none, opening finds the same topics. At most two are kept.
+// spoilFile changes a byte in the middle of a file.
+func spoilFile(t testing.TB, fsys vfs.FS, name string) {
+	f, err := fsys.OpenWrite(name)
+	require.NoError(t, err)
+	size, err := f.Size()
+	require.NoError(t, err)
+	_, err = f.WriteAt([]byte{'!'}, size/2)
+	require.NoError(t, err)
+	require.NoError(t, f.Close())
+}
+
+// TestSnapshotsSayWhatTheLogSays: with the newest snapshot, and with the older one if
+// that is damaged, opening finds the topics that the log had. Two are kept, and the log
+// from the older one on; without both it cannot be opened, and says why.
 func TestSnapshotsSayWhatTheLogSays(t *testing.T) {
 	fsys := memfs.New()
 	l := openSnapshots(t, fsys)
@@ -62,28 +74,47 @@ func TestSnapshotsSayWhatTheLogSays(t *testing.T) {
 	names, _, err := l.listSnapshots()
 	require.NoError(t, err)
 	require.Len(t, names, keptSnapshots)
-	end := l.meta.Bounds().End
+	bounds := l.meta.Bounds()
 	newest, ok := parseSnapshotName(names[0])
 	require.True(t, ok)
-	require.Greater(t, newest, end-Offset(len(want))-4)
+	require.Greater(t, newest, bounds.End-Offset(len(want))-4)
+	oldest, ok := parseSnapshotName(names[1])
+	require.True(t, ok)
+	require.Equal(t, oldest, bounds.Start, "what is in both is not kept in the log")
 	require.NoError(t, l.Close())
-
-	for range keptSnapshots + 1 {
+	for _, name := range names {
 		l = openSnapshots(t, fsys)
 		require.Equal(t, want, describe(l))
 		require.NoError(t, l.Close())
-		if len(names) == 0 {
-			break
-		}
-		f, err := fsys.OpenWrite("/data/meta/" + names[0])
-		require.NoError(t, err)
-		size, err := f.Size()
-		require.NoError(t, err)
-		_, err = f.WriteAt([]byte{'!'}, size/2)
-		require.NoError(t, err)
-		require.NoError(t, f.Close())
-		names = names[1:]
+		spoilFile(t, fsys, l.metaPath(name))
 	}
+	_, err = openTuned(fsys, "/data", nil, snapshotTuning)
+	var damage *CorruptError
+	require.ErrorAs(t, err, &damage)
+	require.Equal(t, l.metaPath(names[0]), damage.File)
+	for _, name := range names {
+		require.NoError(t, fsys.Remove(l.metaPath(name)))
+	}
+	_, err = openTuned(fsys, "/data", nil, snapshotTuning)
+	require.ErrorAs(t, err, &damage)
+}
+
+// TestLogWithoutASnapshot: where the log has all records, damaged snapshots are passed
+// over.
+func TestLogWithoutASnapshot(t *testing.T) {
+	fsys := memfs.New()
+	l := openSnapshots(t, fsys)
+	for i := range 5 {
+		_, err := l.CreateTopic(ctx, fmt.Sprintf("t%d", i), nil)
+		require.NoError(t, err)
+	}
+	want := describe(l)
+	names, _, err := l.listSnapshots()
+	require.NoError(t, err)
+	require.Len(t, names, 1)
+	require.NoError(t, l.Close())
+	spoilFile(t, fsys, l.metaPath(names[0]))
+	require.Equal(t, want, describe(openSnapshots(t, fsys)))
 }
 
 // TestSnapshotBeyondTheLog: a snapshot of what the log does not have means that

@@ -33,9 +33,12 @@ func (l *Log) checkRetentionAfter(d time.Duration) {
 }
 
 // checkRetention deletes what is too old as of now, or too much, in all topics but
-// the log's own, and what could not be removed earlier. It is for goroutines that
-// closing waits for. What fails is tried again by the next check.
+// the log's own, and what could not be removed earlier; and it closes the files that
+// nobody has used since it did so last. It is for goroutines that closing waits for.
+// What fails is tried again by the next check.
 func (l *Log) checkRetention(now time.Time) {
+	l.files.closeUnused()
+	l.removeStrays(now)
 	_ = l.meta.removeDeleted()
 	for t := range l.Topics() {
 		for _, p := range t.all() {

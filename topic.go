@@ -125,10 +125,10 @@ func (t *Topic) SetConfig(ctx context.Context, change func(*TopicConfig)) error 
 			effective := own.over(t.log.opts.Defaults)
 			problems := effective.problems()
 			if own.Partitions != before.Partitions {
-				problems = append(problems, fmt.Errorf("Partitions is %d, want %d: SetPartitions changes it", own.Partitions, before.Partitions))
+				problems = append(problems, fmt.Errorf("number of partitions is %d, want %d: SetPartitions changes it", own.Partitions, before.Partitions))
 			}
 			if own.Flush != before.Flush {
-				problems = append(problems, fmt.Errorf("Flush is %d, want %d: it is fixed when the topic is created", own.Flush, before.Flush))
+				problems = append(problems, fmt.Errorf("flush policy is %d, want %d: it is fixed when the topic is created", own.Flush, before.Flush))
 			}
 			return invalidOptions("TopicConfig", problems)
 		},

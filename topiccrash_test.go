@@ -300,7 +300,7 @@ func dieInTopics(skip vfs.Site) error {
 
 // topicSites are the places that making, changing and deleting topics rests on.
 var topicSites = []vfs.Site{
-	siteDeleteDir, siteSortDir, siteRecoveryID, siteFlush,
+	siteDeleteDir, siteSortDir, siteSnapshot + ".flush", siteSnapshot + ".syncdir", siteRecoveryID, siteFlush,
 }
 
 // TestNoCrashBreaksATopic crashes and kills at each operation of creating,
