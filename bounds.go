@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cespare/xxhash/v2"
 
@@ -110,6 +111,7 @@ type bounds struct {
 	// is a channel, since it is waited for while the disk is flushed.
 	turn chan struct{}
 	maps []boundsMap
+	head vfs.Mapping // of the header; nil if words are written with WriteAt
 	size int64       // of the file; entries beyond next were never used
 	next int64       // where the first of those is
 	free []freeEntry // before next
@@ -120,6 +122,8 @@ type bounds struct {
 	entries map[boundsKey]*boundsEntry
 	pending []*boundsEntry // set since they were written last, once each
 	flushes int64          // by sync
+
+	round, layout atomic.Uint64 // see tell
 }
 
 // boundsKey names a partition for good: a topic of the same name made later has
@@ -221,6 +225,8 @@ func (b *bounds) load() error {
 	} else if err != nil {
 		return err
 	}
+	b.round.Store(binary.LittleEndian.Uint64(head[liveRound:]))
+	b.layout.Store(binary.LittleEndian.Uint64(head[liveLayout:]))
 	copy(head, formatBoundsHeader(boundsHeader{boundsVersion, b.incarnation, b.boot}))
 	if _, err := b.file.WriteAt(head[:boundsHeadEnd], 0); err != nil {
 		return err
@@ -233,7 +239,9 @@ func (b *bounds) load() error {
 			return err
 		}
 	}
-	b.mapMore(0, size)
+	if b.mapMore(0, size); len(b.maps) > 0 {
+		b.head = b.maps[0].Mapping
+	}
 	for _, e := range b.entries {
 		b.place(e)
 	}
@@ -465,7 +473,9 @@ func (b *bounds) remove(e *boundsEntry) error {
 	b.pending = slices.DeleteFunc(b.pending, func(p *boundsEntry) bool { return p == e })
 	b.mu.Unlock()
 	b.free = append(b.free, freeEntry{e.off, e.durable})
-	return e.setWord(liveOwner, 0)
+	err := e.setWord(liveOwner, 0)
+	b.layout.Add(1)
+	return errors.Join(err, b.tell())
 }
 
 // close closes the file. Nothing may be running or follow. What was set and not
@@ -586,7 +596,7 @@ func parseSlot(data []byte) (s slot, ok bool) {
 //	| rflbound | 1     | 0     | incarnation | boot | hash |
 //	+----------+-------+-------+-------------+------+------+
 //
-// Little endian; zeros up to 4096. The hash is xxhash64 of what is before it,
+// Little endian; up to 4096 zeros, but for the words of tell. The hash is xxhash64 of what is before it,
 // boot that of the boot id, 0 if that is unknown. A header that a crash has torn
 // does no harm: it is another boot then, and slots have a version and a boot of
 // their own.

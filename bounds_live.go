@@ -22,7 +22,8 @@ import (
 // written last, when the others are right, and cleared first.
 //
 // The generation is odd while the set of the partition's segments changes, and
-// when bounds may go back.
+// when bounds may go back. Each change adds 2; one by which bounds may go back
+// adds 2^32 besides.
 //
 // Otherwise bounds only grow, and are written from the end to the start. Who
 // reads them from the start to the end finds start <= last stable <= high
@@ -48,11 +49,63 @@ func boundsOwner(incarnation uint64, topic [16]byte, partition int32) uint64 {
 	return max(1, xxhash.Sum64(data))
 }
 
+// The words of the header that follow whoever watches the file: one load of each
+// tells that nothing has happened.
+//
+//	64        72       80
+//	+---------+--------+
+//	| round   | layout |
+//	+---------+--------+
+//
+// The round is another number after anything was published, the layout after a
+// partition was shown for the first time, or is no more. Both go on from one
+// incarnation to the next.
+const (
+	liveRound  = 64
+	liveLayout = 72
+)
+
+// tell lets other processes know that something was published. Two calls at a
+// time may store their numbers in any order: each is one that was never there, and
+// all that was published before it was drawn can be seen by who sees any.
+func (b *bounds) tell() error {
+	layout, round := b.layout.Load(), b.round.Add(1)
+	err := b.setHeader(liveLayout, layout)
+	if err == nil {
+		err = b.setHeader(liveRound, round)
+	}
+	return err
+}
+
+func (b *bounds) setHeader(at int64, word uint64) error {
+	if b.head != nil {
+		return b.head.Store(int(at), word)
+	}
+	var buf [8]byte
+	binary.LittleEndian.PutUint64(buf[:], word)
+	_, err := b.file.WriteAt(buf[:], at)
+	return err
+}
+
 // publish lets other processes see the partition's bounds. Called under the
-// partition's lock. They may go back only between beginChange and endChange. An
-// error means that other processes see old ones.
+// partition's lock; tell follows. They may go back only between beginChange and
+// endChange. After an error other processes see nothing, or old ones, until the
+// next call.
 func (e *boundsEntry) publish(w Bounds) error {
-	next := liveOf(w)
+	err := e.writeLive(liveOf(w))
+	if err != nil {
+		e.hide()
+	}
+	return err
+}
+
+// hide has the partition shown anew: what is there may not fit together.
+func (e *boundsEntry) hide() {
+	e.shown = false
+	_ = e.setWord(liveOwner, 0) // show clears it too
+}
+
+func (e *boundsEntry) writeLive(next liveWords) error {
 	if !e.shown {
 		return e.show(next)
 	}
@@ -74,6 +127,9 @@ func (e *boundsEntry) publish(w Bounds) error {
 
 // show publishes for the first time.
 func (e *boundsEntry) show(w liveWords) error {
+	if err := e.setWord(liveOwner, 0); err != nil {
+		return err
+	}
 	for i, word := range w {
 		if err := e.setWord(liveBounds+8*i, word); err != nil {
 			return err
@@ -87,6 +143,7 @@ func (e *boundsEntry) show(w liveWords) error {
 		return err
 	}
 	e.live, e.shown = w, true
+	e.b.layout.Add(1)
 	return nil
 }
 
@@ -107,9 +164,18 @@ func (e *boundsEntry) writeBounds(w liveWords) error {
 	return nil
 }
 
-// beginChange tells other processes that the set of segments begins to change;
-// endChange, that it is as they find it. Called under the partition's lock.
-func (e *boundsEntry) beginChange() error { return e.nextGeneration(1) }
+// liveBack is what a change adds to the generation by which bounds may go back.
+const liveBack = 1 << 32
+
+// beginChange tells other processes that the set of segments begins to change, or
+// bounds to go back; endChange, that they are as they find them. Called under the
+// partition's lock.
+func (e *boundsEntry) beginChange(back bool) error {
+	if back {
+		e.generation += liveBack
+	}
+	return e.nextGeneration(1)
+}
 
 func (e *boundsEntry) endChange() error { return e.nextGeneration(0) }
 
@@ -119,7 +185,11 @@ func (e *boundsEntry) nextGeneration(odd uint64) error {
 	if !e.shown {
 		return nil // show writes it
 	}
-	return e.setWord(liveGeneration, e.generation)
+	err := e.setWord(liveGeneration, e.generation)
+	if err != nil {
+		e.hide()
+	}
+	return err
 }
 
 // setWord writes one live word.

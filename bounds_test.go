@@ -663,12 +663,12 @@ func TestLiveBoundsAreFollowed(t *testing.T) {
 			reader.Go(func() { followBounds(t, load, owner, 20000) })
 			for i := Offset(0); i <= 20000; i++ {
 				change := i%1000 == 500
-				if change && e.beginChange() != nil || e.publish(Bounds{i / 4, i / 3, i / 2, i}) != nil || change && e.endChange() != nil {
+				if change && e.beginChange(false) != nil || e.publish(Bounds{i / 4, i / 3, i / 2, i}) != nil || change && e.endChange() != nil {
 					t.Error("publish failed")
 				}
 			}
 			reader.Wait()
-			require.NoError(t, e.beginChange())
+			require.NoError(t, e.beginChange(false))
 			_, _, ok, err := readLive(load, owner)
 			require.NoError(t, err)
 			require.False(t, ok, "while segments change")
@@ -827,7 +827,7 @@ func TestBoundsGolden(t *testing.T) {
 		}
 	}
 	e := slotOf(t, b, testKey(1))
-	require.NoError(t, errors.Join(e.publish(Bounds{1, 2, 3, 4}), e.beginChange(), e.endChange()))
+	require.NoError(t, errors.Join(e.publish(Bounds{1, 2, 3, 4}), e.beginChange(false), e.endChange()))
 	require.NoError(t, b.close())
 	data, err := vfs.ReadFile(m, filepath.Join(boundsDir, boundsName), maxSideFile)
 	require.NoError(t, err)

@@ -45,6 +45,7 @@ type Log struct {
 	space     *diskSpace
 	seals     sealQueue
 	snapshots metaSnapshots
+	publisher publisher
 
 	// mu guards what follows.
 	mu          sync.Mutex
@@ -87,6 +88,9 @@ type tuning struct {
 	// boundsDelay is how long a recovery point that has risen waits for others
 	// before it is flushed.
 	boundsDelay time.Duration
+	// publishDelay is how long a commit waits for others before other processes
+	// are shown it; 0: until something else has it published.
+	publishDelay time.Duration
 	// mapAfter is how many unflushed bytes have a partition's file mapped.
 	mapAfter int64
 	// minTouch is how much of it is touched ahead at first.
@@ -105,7 +109,7 @@ type tuning struct {
 }
 
 var defaultTuning = tuning{
-	ceilingStep: 1_000_000, boundsDelay: time.Second,
+	ceilingStep: 1_000_000, boundsDelay: time.Second, publishDelay: publishDelay,
 	mapAfter: mapAfter, minTouch: minTouch, reserveBytes: 16 << 20, snapshotEvery: snapshotEvery,
 	retentionDelay: retentionDelay, retentionInterval: retentionInterval,
 }
@@ -208,6 +212,7 @@ func (l *Log) load() (err error) {
 	for p := range l.partitions() {
 		p.flushFound()
 	}
+	l.publishOpened()
 	l.space.open()
 	if len(remains) > 0 {
 		l.inBackground(func() {
@@ -514,6 +519,7 @@ func (l *Log) shutdown() {
 			p.markClean()
 		}
 	}
+	l.publishRest()
 	if err := l.bounds.sync(siteCloseBounds); err != nil {
 		// Nothing is lost: the next Open takes it for a crash.
 		l.opts.Logger.Warn("clean stop is not recorded", "err", err)

@@ -239,6 +239,7 @@ func (l *Log) appendMetadata(kind string, record any) error {
 	})
 	if err == nil {
 		l.snapshotSoon()
+		l.meta.publishNow() // before directories come and go
 	}
 	return err
 }

@@ -68,6 +68,7 @@ type Partition struct {
 	timed          bool
 	counts         *counts // nil until there is something to count
 	replica        bool    // its batches and its high watermark come from a leader
+	listed         bool    // other processes are to be shown what was committed
 
 	// gone says that the topic is deleted; moved where the directory is since,
 	// nil before. users is one for the topic and one for each loop: who leaves
@@ -118,7 +119,9 @@ func (p *Partition) Index() int { return p.index }
 func (p *Partition) Topic() *Topic { return p.topic }
 
 // Bounds returns the partition's bounds. They may have grown when it returns.
-func (p *Partition) Bounds() Bounds {
+func (p *Partition) Bounds() Bounds { return p.bounds() }
+
+func (p *Partition) bounds() Bounds {
 	s := p.snapshot()
 	return Bounds{Start: s.start(), LastStable: s.highWatermark, HighWatermark: s.highWatermark, End: s.end}
 }
@@ -443,6 +446,7 @@ func (p *Partition) commit(end Offset, seg *segment, size int64) {
 		"high watermark from %d to %d, log end %d", p.highWatermark.Load(), end, p.end.Load())
 	seg.committed.Store(size)
 	p.highWatermark.Store(int64(end))
+	p.publishSoon()
 }
 
 // wake lets the loops that wait at the high watermark look again.

@@ -118,6 +118,8 @@ func (p *Partition) takeBack() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.cuts.Add(1)
+	p.beginChange(true)
+	defer p.endChange()
 	defer p.cuts.Add(1)
 	p.replica, p.asked, p.ceiling = true, noCeiling, noCeiling
 	p.epoch, _ = p.epochs.latest()
@@ -293,6 +295,7 @@ func (p *Partition) commitTo(hw Offset, seg *segment, pos int64) {
 	}
 	seg.committed.Store(pos)
 	p.highWatermark.Store(int64(hw))
+	p.publishSoon()
 }
 
 // boundary returns where in the first limit bytes of a segment the batches end

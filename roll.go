@@ -143,6 +143,7 @@ func (p *Partition) begin(end Offset, epoch int32) error {
 	}
 	p.end.Store(int64(end))
 	p.begun, p.epoch, p.ceiling = true, epoch, p.asked
+	p.publishChange(false)
 	p.mu.Unlock()
 	return nil
 }
@@ -302,6 +303,7 @@ func (p *Partition) roll() error {
 		return file.Close() // too late: nothing will be appended
 	}
 	p.segs.Store(p.segs.Load().with(newSegment(end, file).withIndex(newSegmentIndex(end)))) // the start may have moved
+	p.publishChange(false)
 	p.sealLater(segs.active())
 	p.flushedSize = 0
 	p.count().rolls++

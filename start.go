@@ -267,6 +267,7 @@ func (p *Partition) publishStart(to Offset) (n int, bytes int64) {
 		p.dataEnd, p.flushed = max(p.dataEnd, active.base), max(p.flushed, active.base)
 	}
 	p.cuts.Add(1)
+	p.publishChange(false)
 	c := p.count()
 	c.startMoves++
 	c.deletedSegments += int64(n)

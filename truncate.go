@@ -200,6 +200,7 @@ func (p *Partition) truncate(c cut) error {
 	err = p.cutFiles(c, end)
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.endChange()
 	if err != nil {
 		p.fail(err) // also if the disk is full: the files are no more what they were
 		return err
@@ -391,6 +392,7 @@ func (p *Partition) publishCut(c cut, epochs *epochCache) {
 	if seg := p.active(); seg != nil {
 		unmapped = seg.mapped.unmap()
 	}
+	p.beginChange(true)
 	p.cuts.Add(1)
 	p.epochs.replace(epochs.load())
 	p.epoch, _ = epochs.latest()
