@@ -200,6 +200,10 @@ func (p *Partition) leave() {
 	l.mu.Lock()
 	delete(l.remains, p)
 	l.mu.Unlock()
+	if p.shadow != nil {
+		_ = p.closeShadow() // nothing was written
+		return
+	}
 	_ = p.closeSegments() // closing the log may have done so
 	dir := *p.moved.Load()
 	l.inBackground(func() { l.removeDir(dir) })

@@ -27,6 +27,11 @@
 // What is given to a call is the caller's again when it returns. A [Record] is
 // the caller's for good. A [View] is lent until the loop body ends.
 //
+// # Processes
+//
+// One process writes a directory. Others read it meanwhile, and follow it, with
+// [Options.ReadOnly].
+//
 // # Contexts
 //
 // If ctx ends before a write was made, the error is ctx's. If it ends after,

@@ -19,8 +19,8 @@ var (
 	// ErrLocked: the directory is open for writing, in another process or this
 	// one.
 	ErrLocked = errors.New("riffle: directory is open already, in this process or another")
-	// ErrReadOnly: a damaged partition takes no appends; what can be read of it
-	// can be read.
+	// ErrReadOnly: the log was opened with [Options.ReadOnly]; or a damaged
+	// partition takes no appends, and what can be read of it can be read.
 	ErrReadOnly = errors.New("riffle: read-only")
 	// ErrInDoubt: ctx ended, or the disk failed, after the write was made or
 	// begun and before it was known to be committed. It may or may not be found

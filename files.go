@@ -19,8 +19,9 @@ const maxOpenFiles = 4096
 // are mapped stay open: what could not be opened could not be flushed, and of a
 // file that is closed the system may forget that a write failed.
 type files struct {
-	fs    vfs.FS
-	limit int
+	fs       vfs.FS
+	limit    int
+	readOnly bool // files are opened for reading
 
 	// mu guards the ring of open files, in which the hand goes round (the clock
 	// algorithm): it closes the first one that was not used since it last passed.
@@ -78,6 +79,7 @@ type segmentFile struct {
 	mu    sync.Mutex               // one goroutine opens it
 	name  string                   // guarded by mu
 	ended atomic.Bool              // closed for good. Set under mu
+	check func() error             // of a file that another process may replace
 }
 
 type openFile struct{ vfs.File }
@@ -98,11 +100,30 @@ func (f *segmentFile) get() (*openFile, error) {
 	if f.ended.Load() {
 		return nil, &fs.PathError{Op: "open", Path: f.name, Err: fs.ErrClosed}
 	}
-	file, err := f.files.fs.OpenWrite(f.name)
+	file, err := f.open()
 	if err != nil {
 		return nil, err
 	}
 	return f.opened(file), nil
+}
+
+// open opens the file, and checks then that it is the one that is meant: by its
+// name it may be another partition's by now.
+func (f *segmentFile) open() (vfs.File, error) {
+	if !f.files.readOnly {
+		return f.files.fs.OpenWrite(f.name)
+	}
+	file, err := f.files.fs.Open(f.name)
+	if err != nil {
+		return nil, err
+	}
+	if f.check != nil {
+		err = f.check()
+	}
+	if err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return file, nil
 }
 
 // opened takes file over, and closes another one if there are too many. Called

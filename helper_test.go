@@ -120,6 +120,10 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, killChild(dir))
 		os.Exit(1)
 	}
+	if dir := os.Getenv(benchReaderEnv); dir != "" {
+		fmt.Fprintln(os.Stderr, followChild(dir))
+		os.Exit(1)
+	}
 	lives := "300" // of TestMachine, unless -rapid.checks says otherwise
 	if invariants.Enabled {
 		lives = "150" // the race detector is slow

@@ -270,6 +270,9 @@ func (s *segment) isForgotten() bool {
 }
 
 func (p *Partition) writeSideFile(base Offset, suffix string, data []byte) bool {
+	if p.shadow != nil {
+		return false
+	}
 	name := p.path(segmentFileName(base, suffix))
 	file, err := p.topic.log.fs.Create(name)
 	if err == nil {

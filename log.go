@@ -46,6 +46,9 @@ type Log struct {
 	seals     sealQueue
 	snapshots metaSnapshots
 	publisher publisher
+	view      *boundsView // of a read-only log, which has neither lock nor bounds of its own; else nil
+	watch     watch
+	following metaShadow
 
 	// mu guards what follows.
 	mu          sync.Mutex
@@ -117,8 +120,18 @@ var defaultTuning = tuning{
 // Open opens the log in dir, making it if there is none and recovering it if it
 // was not closed. Other files in dir are left alone. It reads what is there once;
 // it waits for no other process.
-// One process at a time may have a directory open, once: ErrLocked. An error
-// that is about a path is a *fs.PathError, and ErrCorrupt names the file.
+// One process at a time may have a directory open for writing, once: ErrLocked. An
+// error that is about a path is a *fs.PathError, and ErrCorrupt names the file.
+//
+// With [Options.ReadOnly] any number may open it besides. There must be a log:
+// fs.ErrNotExist if there is none, errors.ErrUnsupported if it is another program's.
+// Damage to the metadata log is ErrCorrupt, as for a writer: which topics there are
+// is not guessed. Topics that the writer creates appear; loops over one that he
+// deletes end with ErrTopicNotFound; a loop that retention passes ends with an
+// *OffsetError.
+// Where the system does not tell one start of the machine from another (macOS,
+// Windows), only what was flushed is seen, a second late, until the writer is seen
+// to commit something.
 func Open(dir string, opts *Options) (*Log, error) {
 	return open(vfs.OS(), dir, opts)
 }
@@ -152,6 +165,9 @@ func openTuned(fsys vfs.FS, dir string, opts *Options, tune tuning) (*Log, error
 		topics: make(map[string]*Topic), metricNames: make(map[string]*Topic), changing: make(map[string]chan struct{}),
 		halfGone: make(map[string]*Topic), remains: make(map[*Partition]bool),
 		closing: make(chan struct{}), closed: make(chan struct{}), broken: make(chan struct{}),
+	}
+	if resolved.ReadOnly {
+		return l.openReadOnly()
 	}
 	l.meta, l.space = l.newMetadataPartition(), newDiskSpace(l)
 	if err := l.load(); err != nil {
@@ -310,7 +326,7 @@ func syncParents(fsys vfs.FS, dir string) error {
 // opening and closing, when no topic comes or goes.
 func (l *Log) partitions() iter.Seq[*Partition] {
 	return func(yield func(*Partition) bool) {
-		for t := range l.Topics() {
+		for t := range l.known() {
 			for _, p := range t.all() {
 				if !yield(p) {
 					return
@@ -498,6 +514,10 @@ func (l *Log) Close() error {
 // shutdown closes everything, in the order in which it depends on each other.
 // It runs once, on a goroutine that ends with the closing of closed.
 func (l *Log) shutdown() {
+	if l.view != nil {
+		l.shutdownReadOnly()
+		return
+	}
 	var errs []error
 	for p := range l.partitions() {
 		p.refuse()

@@ -221,6 +221,8 @@ func (l *Log) loadSnapshot() (*metaImage, Offset, error) {
 		image, end, err := l.readSnapshot(name)
 		switch {
 		case err != nil:
+		case end > bounds.End && l.view != nil:
+			continue // it is new, and the end of the log not yet shown
 		case end > bounds.End:
 			// An older one would go without what the log has lost.
 			err := fmt.Errorf("the log ends at offset %d, before this snapshot of it", bounds.End)

@@ -94,7 +94,9 @@ func (l *Log) Metrics() Metrics {
 		m.Topics = append(m.Topics, one)
 		m.Total.add(&one)
 	}
-	m.BoundsFlushes = l.bounds.flushCount()
+	if l.bounds != nil {
+		m.BoundsFlushes = l.bounds.flushCount()
+	}
 	return m
 }
 

@@ -94,7 +94,11 @@ func (p *Partition) search(ctx context.Context, find func(s snapshot) (Offset, e
 	}
 	defer p.leave()
 	for {
-		s, err := p.snapshot(), p.alive(ctx)
+		err := p.catchUp(ctx)
+		s := p.snapshot()
+		if err == nil {
+			err = p.alive(ctx)
+		}
 		if err == nil && s.segs == nil && p.damaged != nil {
 			err = fmt.Errorf("%w: %w", ErrReadOnly, p.damaged)
 		}
@@ -105,6 +109,11 @@ func (p *Partition) search(ctx context.Context, find func(s snapshot) (Offset, e
 			return NoOffset, nil
 		}
 		o, err := find(s)
+		if p.shadow != nil && err != nil {
+			if err = p.explain(s, err); err == nil {
+				continue
+			}
+		}
 		if p.cuts.Load() == s.cuts {
 			return o, err
 		}

@@ -30,6 +30,13 @@ type Options struct {
 	// fill the disk, and nothing is set aside. Kafka has no such key: there a
 	// full disk takes the log directory offline.
 	DiskReserve int64
+	// ReadOnly reads a directory that another process may be writing, or has
+	// written, and takes part in nothing: no lock is taken, nothing is made or
+	// changed, and whatever would write is ErrReadOnly. What the writer commits is
+	// seen within 25 ms, unless the machine is too busy, through his death and
+	// restart; nothing uncommitted is. See [Open]. Kafka has no such key: there a
+	// consumer asks a broker.
+	ReadOnly bool
 	// Logger hears what the log does in the background: what recovery found,
 	// flushes that failed. Default: nothing is logged.
 	Logger *slog.Logger

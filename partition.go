@@ -70,6 +70,8 @@ type Partition struct {
 	replica        bool    // its batches and its high watermark come from a leader
 	listed         bool    // other processes are to be shown what was committed
 
+	shadow *shadow // of a read-only log's partition; else nil
+
 	// gone says that the topic is deleted; moved where the directory is since,
 	// nil before. users is one for the topic and one for each loop: who leaves
 	// last removes the files. See moveAway.
@@ -109,6 +111,9 @@ type Bounds struct {
 func newPartition(t *Topic, index int, dir string) *Partition {
 	p := &Partition{topic: t, index: index, dir: dir, epochs: newEpochCache(nil), epoch: noEpoch}
 	p.users.Store(1)
+	if t.log.view != nil {
+		p.shadow = newShadow()
+	}
 	return p
 }
 
@@ -119,8 +124,14 @@ func (p *Partition) Index() int { return p.index }
 func (p *Partition) Topic() *Topic { return p.topic }
 
 // Bounds returns the partition's bounds. They may have grown when it returns.
-func (p *Partition) Bounds() Bounds { return p.bounds() }
+func (p *Partition) Bounds() Bounds {
+	if p.shadow != nil {
+		_, _ = p.refresh(context.Background(), false) // reading says what is wrong
+	}
+	return p.bounds()
+}
 
+// bounds are the bounds as far as they are known here.
 func (p *Partition) bounds() Bounds {
 	s := p.snapshot()
 	return Bounds{Start: s.start(), LastStable: s.highWatermark, HighWatermark: s.highWatermark, End: s.end}
@@ -148,6 +159,9 @@ func (p *Partition) Append(ctx context.Context, recs ...Record) (Offset, error) 
 
 func (p *Partition) encodeAndAppend(ctx context.Context, cond Condition, recs []Record) (at Offset, err error) {
 	if err := ctx.Err(); err != nil {
+		return NoOffset, err
+	}
+	if err := p.topic.log.errReadOnly(); err != nil {
 		return NoOffset, err
 	}
 	defer p.topic.log.guard(&err)
@@ -392,6 +406,8 @@ func (p *Partition) writable() error {
 	switch {
 	case p.gone.Load():
 		return notFound(p.topic.name)
+	case p.shadow != nil && !p.topic.log.isClosing():
+		return p.topic.log.errReadOnly()
 	case p.closed || p.topic.log.isClosing():
 		return p.topic.log.closedError()
 	case p.failed != nil:

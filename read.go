@@ -88,6 +88,9 @@ func (p *Partition) lent(ctx context.Context, from Offset, opts *ReadOptions, fo
 // read calls body with a reader at each record of the range until it returns
 // false. Its error, if any, is for the caller of the loop.
 func (p *Partition) read(ctx context.Context, from Offset, opts *ReadOptions, follow bool, body func(*reader) bool) error {
+	if err := p.catchUp(ctx); err != nil {
+		return p.error("read", err)
+	}
 	if !p.enter() {
 		return p.error("read", notFound(p.topic.name))
 	}
@@ -135,7 +138,7 @@ func (p *Partition) read(ctx context.Context, from Offset, opts *ReadOptions, fo
 
 // resolve turns from and opts.Until into offsets, as of now.
 func (p *Partition) resolve(from Offset, opts *ReadOptions, follow bool) (next, until Offset, err error) {
-	b := p.Bounds()
+	b := p.bounds()
 	switch {
 	case from == Earliest:
 		next = b.Start
@@ -182,6 +185,16 @@ func (p *Partition) closedOr(err error) error {
 // gone back since they were as cuts says.
 func (p *Partition) waitFor(ctx context.Context, next Offset, cuts int64) error {
 	b := p.bell()
+	if p.shadow != nil {
+		done, err := p.await()
+		if err != nil {
+			return err
+		}
+		defer done()
+		if err := p.catchUp(ctx); err != nil {
+			return err
+		}
+	}
 	if Offset(p.highWatermark.Load()) > next || p.cuts.Load() != cuts {
 		return nil
 	}
@@ -264,8 +277,16 @@ func (r *reader) load() (found bool, err error) {
 		if s.cuts != r.cuts {
 			err = r.startAnew(s)
 		}
+		if err == nil && r.next < s.start() {
+			err = &OffsetError{Offset: r.next, Start: s.start(), End: s.end}
+		}
 		if err == nil {
 			found, err = r.find(s)
+		}
+		if r.p.shadow != nil && !found {
+			if err = r.p.atEnd(s, err); err == nil && r.p.segs.Load() != s.segs {
+				continue
+			}
 		}
 		if r.p.cuts.Load() == s.cuts {
 			return found, err
@@ -318,7 +339,7 @@ func (r *reader) find(s snapshot) (found bool, err error) {
 			case next != nil && next.base < hw:
 				r.enter(next)
 				continue
-			case r.p.damaged != nil:
+			case r.p.damaged != nil || r.p.shadow != nil && r.p.shadow.lost.Load():
 				return false, r.damage(r.pos, r.expect, io.EOF)
 			}
 			r.next = max(r.next, hw) // an unclean stop has left a gap before it

@@ -53,6 +53,9 @@ func (p *Partition) Sync(ctx context.Context) error {
 // sync flushes partitions. All flushes are asked for before one is waited for: at
 // most maxFlushers run at a time.
 func (l *Log) sync(ctx context.Context, parts iter.Seq[*Partition]) (err error) {
+	if err := l.errReadOnly(); err != nil {
+		return err
+	}
 	defer l.guard(&err)
 	if err := ctx.Err(); err != nil {
 		return err

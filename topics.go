@@ -14,18 +14,27 @@ func (l *Log) Topic(name string) (*Topic, error) {
 	if l.isClosing() {
 		return nil, l.closedError()
 	}
+	err := l.lookForTopics()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if t := l.topics[name]; t != nil {
 		return t, nil
 	}
-	return nil, notFound(name)
+	return nil, errors.Join(notFound(name), err)
 }
 
 func notFound(name string) error { return fmt.Errorf("%w: %q", ErrTopicNotFound, name) }
 
 // Topics iterates over the topics that there are as the loop begins, by name.
 func (l *Log) Topics() iter.Seq[*Topic] {
+	return func(yield func(*Topic) bool) {
+		_ = l.lookForTopics() // what is known, is known
+		l.known()(yield)
+	}
+}
+
+// known is Topics without a look at what another process has changed.
+func (l *Log) known() iter.Seq[*Topic] {
 	return func(yield func(*Topic) bool) {
 		l.mu.Lock()
 		topics := make([]*Topic, 0, len(l.topics))
@@ -62,6 +71,10 @@ func (l *Log) EnsureTopic(ctx context.Context, name string, cfg *TopicConfig) (*
 	t, err := l.createTopic(ctx, name, cfg)
 	if errors.Is(err, ErrTopicExists) {
 		t, err = l.Topic(name)
+	} else if l.view != nil && errors.Is(err, ErrReadOnly) {
+		if t, _ = l.Topic(name); t != nil {
+			err = nil
+		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("ensure topic: %w", err)
@@ -168,6 +181,9 @@ type topicChange struct {
 // stay taken: ErrInDoubt.
 func (l *Log) changeTopic(ctx context.Context, name string, c topicChange) error {
 	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := l.errReadOnly(); err != nil {
 		return err
 	}
 	if err := l.reserveName(ctx, name, c.check); err != nil {
