@@ -258,6 +258,8 @@ func (l *Log) sortDirs(deleted map[[16]byte]bool) (remove []string, err error) {
 		if _, suffix, ok := parseGoneName(e.Name); ok {
 			if suffix == deletedSuffix {
 				remove = append(remove, filepath.Join(l.dir, e.Name))
+			} else {
+				l.strays.Store(true)
 			}
 			continue
 		}
@@ -280,6 +282,8 @@ func (l *Log) sortDirs(deleted map[[16]byte]bool) (remove []string, err error) {
 		moved = true
 		if strings.HasSuffix(to, deletedSuffix) {
 			remove = append(remove, to)
+		} else {
+			l.strays.Store(true)
 		}
 	}
 	if moved {
@@ -319,17 +323,28 @@ func (l *Log) placeFor(tp TopicPartition, deleted map[[16]byte]bool) (string, er
 	return goneName(tp, strayID(time.Now()), straySuffix), nil
 }
 
-// removeStrays removes what has been stray for long enough. Recovery never does.
+// removeStrays removes what has been stray for long enough, if opening has seen any.
+// Recovery never does.
 func (l *Log) removeStrays(now time.Time) {
+	if !l.strays.Load() {
+		return
+	}
 	entries, err := l.fs.ReadDir(l.dir)
 	if err != nil {
 		l.opts.Logger.Warn("stray directories are not looked for", "err", err)
 		return
 	}
+	left := false
 	for _, e := range entries {
 		id, suffix, ok := parseGoneName(e.Name)
-		if ok && e.Dir && suffix == straySuffix && now.Sub(strayTimeOf(id)) > strayTime {
+		if !ok || !e.Dir || suffix != straySuffix {
+			continue
+		}
+		if now.Sub(strayTimeOf(id)) > strayTime {
 			l.removeDir(filepath.Join(l.dir, e.Name))
+		} else {
+			left = true
 		}
 	}
+	l.strays.Store(left)
 }

@@ -42,6 +42,7 @@ type Log struct {
 	bounds    *bounds
 	mapWrites bool         // the file system takes stores into allocated space
 	mappings  atomic.Int64 // extents that are mapped
+	strays    atomic.Bool  // there are directories that are to be removed in time
 	space     *diskSpace
 	seals     sealQueue
 	snapshots metaSnapshots
