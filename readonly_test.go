@@ -582,6 +582,7 @@ func TestReadOnlySurvivesRetention(t *testing.T) {
 	n := len(list) - 2
 	start := list[n].base
 	require.NoError(t, p.DeleteBefore(ctx, start))
+	w.tasks.Wait() // until the files are gone, they can be read
 	for last := Offset(0); ; last++ {
 		rec, err, _ := passed()
 		if err != nil {
