@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -143,6 +144,12 @@ func (p *Partition) retire() {
 // go on under the new name.
 func (p *Partition) moveDir() error {
 	to := filepath.Join(p.topic.log.dir, goneName(p.name(), p.topic.id, deletedSuffix))
+	if has, err := p.hasDir(); err != nil || !has {
+		if err == nil {
+			p.moved.Store(&to)
+		}
+		return err
+	}
 	rename := func() error { return diskError(p.topic.log.fs.Rename(p.dir, to)) }
 	var files []*segmentFile
 	if segs := p.segs.Load(); segs != nil {
@@ -156,6 +163,25 @@ func (p *Partition) moveDir() error {
 	}
 	p.moved.Store(&to)
 	return nil
+}
+
+// hasDir says whether there is a directory of the partition's. On a file system that
+// folds case, what is found under its name may be another topic's: that one was made
+// under a name of its own, and is listed so.
+func (p *Partition) hasDir() (bool, error) {
+	if p.segs.Load() != nil {
+		return true, nil
+	}
+	l := p.topic.log
+	_, err := l.fs.Stat(p.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	entries, err := l.fs.ReadDir(l.dir)
+	return slices.ContainsFunc(entries, func(e vfs.DirEntry) bool { return e.Name == filepath.Base(p.dir) }), err
 }
 
 // moveFiles calls rename, by which the files come to another directory, while none

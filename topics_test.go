@@ -470,3 +470,56 @@ func TestChangesWhoseContextEnds(t *testing.T) {
 		require.ErrorIs(t, err, ErrTopicNotFound)
 	})
 }
+
+// foldingFS is a file system that does not tell capital letters from small ones.
+type foldingFS struct{ vfs.FS }
+
+func (f foldingFS) Create(name string) (vfs.File, error) { return f.FS.Create(strings.ToLower(name)) }
+func (f foldingFS) Open(name string) (vfs.File, error)   { return f.FS.Open(strings.ToLower(name)) }
+func (f foldingFS) OpenWrite(name string) (vfs.File, error) {
+	return f.FS.OpenWrite(strings.ToLower(name))
+}
+
+func (f foldingFS) Rename(from, to string) error {
+	return f.FS.Rename(strings.ToLower(from), strings.ToLower(to))
+}
+func (f foldingFS) Remove(name string) error { return f.FS.Remove(strings.ToLower(name)) }
+func (f foldingFS) Mkdir(name string) error  { return f.FS.Mkdir(strings.ToLower(name)) }
+
+func (f foldingFS) ReadDir(name string) ([]vfs.DirEntry, error) {
+	return f.FS.ReadDir(strings.ToLower(name))
+}
+
+func (f foldingFS) Stat(name string) (vfs.DirEntry, error) { return f.FS.Stat(strings.ToLower(name)) }
+
+func (f foldingFS) SyncDir(site vfs.Site, name string) error {
+	return f.FS.SyncDir(site, strings.ToLower(name))
+}
+
+// TestDeleteWhereCaseIsFolded: of two topics whose names differ by case alone, the one
+// that came too late for the directory is deleted, and the other keeps it, whether it
+// had tried to append or not, and when it was opened with the other's in its place.
+func TestDeleteWhereCaseIsFolded(t *testing.T) {
+	for _, tries := range []bool{false, true} {
+		for _, reopened := range []bool{false, true} {
+			fsys := foldingFS{memfs.New()}
+			l := openAt(t, fsys, "/data", nil)
+			appendValues(t, partOf(t, l, "orders", nil), 0, 3)
+			late := partOf(t, l, "Orders", nil)
+			if tries {
+				_, err := late.Append(ctx, Record{})
+				require.ErrorIs(t, err, ErrCorrupt)
+			}
+			if reopened {
+				require.NoError(t, l.Close())
+				l = openAt(t, fsys, "/data", nil)
+			}
+			require.NoError(t, l.DeleteTopic(ctx, "Orders"))
+			l.tasks.Wait()
+			appendValues(t, partOf(t, l, "orders", nil), 3, 4)
+			require.NoError(t, l.Close())
+			l = openAt(t, fsys, "/data", nil)
+			require.Equal(t, wantValues(0, 4), readValues(t, partOf(t, l, "orders", nil), Earliest))
+		}
+	}
+}
