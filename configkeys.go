@@ -24,7 +24,7 @@ type configKey struct {
 // either.
 var configKeys = []configKey{
 	cleanupKey(),
-	enumKey("compression.type", []string{"", "producer", "none", "gzip", "snappy", "lz4", "zstd"},
+	enumKey("compression.type", []string{"", "producer", "uncompressed", "gzip", "snappy", "lz4", "zstd"},
 		func(c *TopicConfig) *Compression { return &c.Compression }),
 	millisKey("delete.retention.ms", func(c *TopicConfig) *time.Duration { return &c.DeleteRetention }),
 	millisKey("flush.ms", func(c *TopicConfig) *time.Duration { return &c.FlushInterval }),

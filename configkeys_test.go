@@ -58,6 +58,7 @@ func TestConfigValues(t *testing.T) {
 		{"min.cleanable.dirty.ratio", "1", TopicConfig{MinCleanableRatio: 1}, "1"},
 		{"cleanup.policy", "delete,compact", TopicConfig{Cleanup: CleanupCompactDelete}, "compact,delete"},
 		{"cleanup.policy", "compact, delete,compact", TopicConfig{Cleanup: CleanupCompactDelete}, "compact,delete"},
+		{"compression.type", "uncompressed", TopicConfig{Compression: CompressionNone}, "uncompressed"},
 		{"cleanup.policy", "compact", TopicConfig{Cleanup: CleanupCompact}, "compact"},
 	} {
 		var got TopicConfig
@@ -69,6 +70,7 @@ func TestConfigValues(t *testing.T) {
 	for _, bad := range [][2]string{
 		{"compression.type", "brotli"},
 		{"compression.type", ""},
+		{"compression.type", "none"}, // a producer's word
 		{"cleanup.policy", "delete,shred"},
 		{"cleanup.policy", ""},
 		{"flush.ms", "soon"},
