@@ -75,6 +75,7 @@ type metaImage struct {
 	topics  map[[16]byte]*metaTopic
 	names   map[string]*metaTopic
 	deleted map[[16]byte]bool // by records that were applied, not by those before a snapshot
+	from    Offset            // where the snapshot ends that it begins with; 0 without one
 }
 
 type metaTopic struct {
@@ -271,14 +272,14 @@ func (l *Log) replayMetadata() (*metaImage, Offset, error) {
 // loadTopics makes the topics that the metadata log says. It returns the ids of
 // those whose deletion it says.
 func (l *Log) loadTopics() (deleted map[[16]byte]bool, err error) {
-	image, end, err := l.replayMetadata()
+	image, _, err := l.replayMetadata()
 	if err != nil {
 		return nil, err
 	}
 	for _, m := range image.sorted() {
 		l.putTopic(l.newTopic(m.name, m.id, m.own))
 	}
-	l.snapshots.end = end
+	l.snapshots.end = image.from
 	return image.deleted, l.bounds.retain(func(id [16]byte, partition int32) bool {
 		m := image.topics[id]
 		return m != nil && int(partition) < m.own.Partitions || id == metadataTopicID

@@ -228,6 +228,7 @@ func (l *Log) loadSnapshot() (*metaImage, Offset, error) {
 			err := fmt.Errorf("the log ends at offset %d, before this snapshot of it", bounds.End)
 			return nil, 0, &CorruptError{File: l.metaPath(name), Offset: NoOffset, Next: NoOffset, Err: err}
 		case end >= bounds.Start:
+			image.from = end
 			return image, end, nil
 		}
 		if err != nil && !isDamage(err) {

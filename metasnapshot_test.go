@@ -206,3 +206,22 @@ func TestSnapshotNames(t *testing.T) {
 		require.False(t, ok, bad)
 	}
 }
+
+// TestSnapshotsCountAcrossRestarts: what is behind the newest snapshot is counted over
+// restarts, or a log that changes little between two of them would grow for ever.
+func TestSnapshotsCountAcrossRestarts(t *testing.T) {
+	fsys := memfs.New()
+	for range 20 {
+		l := openSnapshots(t, fsys)
+		_, err := l.CreateTopic(ctx, "topic", nil)
+		require.NoError(t, err)
+		require.NoError(t, l.DeleteTopic(ctx, "topic"))
+		require.NoError(t, l.Close())
+	}
+	l := openSnapshots(t, fsys)
+	names, _, err := l.listSnapshots()
+	require.NoError(t, err)
+	require.Len(t, names, keptSnapshots)
+	bounds := l.meta.Bounds()
+	require.LessOrEqual(t, bounds.End-bounds.Start, Offset(3*snapshotTuning.snapshotEvery))
+}
