@@ -270,7 +270,9 @@ func (l *Log) removeDir(dir string) {
 // another topic's is a stray one: it is moved out of the way and kept for a day,
 // since what is missing may be what the metadata log has lost.
 //
-// It returns those that are to be removed.
+// One that cannot be read or moved stays where it is, and holds up no other topic:
+// it says whose it is, so nobody takes it for his own, and the next opening tries
+// again. It returns those that are to be removed.
 func (l *Log) sortDirs(deleted map[[16]byte]bool) (remove []string, err error) {
 	entries, err := l.fs.ReadDir(l.dir)
 	if err != nil {
@@ -293,18 +295,15 @@ func (l *Log) sortDirs(deleted map[[16]byte]bool) (remove []string, err error) {
 		if !ok {
 			continue
 		}
-		to, err := l.placeFor(tp, deleted)
+		to, err := l.moveUnlessAlive(tp, deleted)
 		if err != nil {
-			return nil, err
+			l.opts.Logger.Warn("directory stays where it is", "dir", e.Name, "err", err)
 		}
-		if to == "" {
+		if err != nil || to == "" {
 			continue
 		}
 		l.opts.Logger.Warn("directory of another topic is moved", "dir", e.Name, "to", to)
 		to = filepath.Join(l.dir, to)
-		if err := l.fs.Rename(filepath.Join(l.dir, e.Name), to); err != nil {
-			return nil, diskError(err)
-		}
 		moved = true
 		if strings.HasSuffix(to, deletedSuffix) {
 			remove = append(remove, to)
@@ -316,6 +315,17 @@ func (l *Log) sortDirs(deleted map[[16]byte]bool) (remove []string, err error) {
 		err = diskError(l.fs.SyncDir(siteSortDir, l.dir))
 	}
 	return remove, err
+}
+
+// moveUnlessAlive moves a directory to the place that placeFor says, and returns that.
+func (l *Log) moveUnlessAlive(tp TopicPartition, deleted map[[16]byte]bool) (to string, err error) {
+	to, err = l.placeFor(tp, deleted)
+	if err == nil && to != "" {
+		err = l.space.insist(func() error {
+			return diskError(l.fs.Rename(filepath.Join(l.dir, tp.String()), filepath.Join(l.dir, to)))
+		})
+	}
+	return to, err
 }
 
 // placeFor returns the name that a partition's directory is to get; none if it is

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -522,4 +523,39 @@ func TestDeleteWhereCaseIsFolded(t *testing.T) {
 			require.Equal(t, wantValues(0, 4), readValues(t, partOf(t, l, "orders", nil), Earliest))
 		}
 	}
+}
+
+// TestDirectoryThatCannotBeSorted: one that cannot be read, or not be moved, holds up
+// no other topic, and is moved when the log is opened with that mended.
+func TestDirectoryThatCannotBeSorted(t *testing.T) {
+	mem := memfs.New()
+	fsys := errfs.New(mem)
+	l := openAt(t, fsys, "/data", nil)
+	for _, name := range []string{"deleted", "other", "unreadable"} {
+		appendValues(t, partOf(t, l, name, nil), 0, 3)
+	}
+	unreadable := "/data/unreadable-0/" + partitionMetadataName
+	mend := []func(){
+		fsys.Add(errfs.Rule{Kind: errfs.Rename, Name: "/data/deleted-0", Err: fs.ErrPermission}),
+		fsys.Add(errfs.Rule{Kind: errfs.Open, Name: unreadable, Err: fs.ErrPermission}),
+	}
+	require.ErrorIs(t, l.DeleteTopic(ctx, "deleted"), fs.ErrPermission)
+	require.NoError(t, l.Close())
+
+	l = openAt(t, fsys, "/data", nil)
+	appendValues(t, partOf(t, l, "other", nil), 3, 4)
+	_, err := partOf(t, l, "unreadable", nil).Append(ctx, Record{})
+	requireAll(t, err, ErrReadOnly, fs.ErrPermission)
+	_, err = partOf(t, l, "deleted", nil).Append(ctx, Record{})
+	require.ErrorIs(t, err, ErrCorrupt, "the directory is another topic's")
+	require.NoError(t, l.Close())
+
+	for _, f := range mend {
+		f()
+	}
+	l = openAt(t, fsys, "/data", nil)
+	l.tasks.Wait()
+	require.Equal(t, []string{"other-0", "unreadable-0"}, dirsOf(t, mem, "/data"))
+	appendValues(t, partOf(t, l, "unreadable", nil), 3, 4)
+	appendValues(t, partOf(t, l, "deleted", nil), 0, 1)
 }
