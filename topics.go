@@ -241,7 +241,7 @@ func (l *Log) reserveName(ctx context.Context, name string, check func() error) 
 		l.mu.Unlock()
 		select {
 		case <-underway:
-		case <-l.broken:
+		case <-l.closing: // or it has failed
 		case <-ctx.Done():
 			return ctx.Err()
 		}

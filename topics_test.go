@@ -559,3 +559,22 @@ func TestDirectoryThatCannotBeSorted(t *testing.T) {
 	appendValues(t, partOf(t, l, "unreadable", nil), 3, 4)
 	appendValues(t, partOf(t, l, "deleted", nil), 0, 1)
 }
+
+// TestCloseEndsChangesThatWait: a change that waits for another one, whose callback is
+// still at it, ends when the log closes, and so does that one.
+func TestCloseEndsChangesThatWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := openAt(t, memfs.New(), "/data", nil)
+		top := partOf(t, l, "topic", nil).Topic()
+		goOn := make(chan struct{})
+		first, second := make(chan error, 1), make(chan error, 1)
+		go func() { first <- top.SetConfig(ctx, func(*TopicConfig) { <-goOn }) }()
+		synctest.Wait()
+		go func() { second <- top.SetPartitions(ctx, 2) }()
+		synctest.Wait()
+		require.NoError(t, l.Close())
+		require.ErrorIs(t, <-second, ErrClosed)
+		close(goOn)
+		require.ErrorIs(t, <-first, ErrClosed)
+	})
+}
