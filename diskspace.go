@@ -198,11 +198,20 @@ func (s *diskSpace) release() bool {
 	return s.log.fs.Remove(s.path()) == nil
 }
 
+// givenUp is how often the file was given up.
+func (s *diskSpace) givenUp() int {
+	s.turn <- struct{}{}
+	defer func() { <-s.turn }()
+	return s.given
+}
+
 // insist runs f, which must go through on a full disk too and can be repeated
-// after ErrDiskFull: then once more, with the space that was set aside.
+// after ErrDiskFull: then once more, with the space that was set aside, also if
+// somebody else has given that up since f began.
 func (s *diskSpace) insist(f func() error) error {
+	given := s.givenUp()
 	err := f()
-	if !errors.Is(err, ErrDiskFull) || !s.release() {
+	if !errors.Is(err, ErrDiskFull) || s.givenUp() == given && !s.release() {
 		return err
 	}
 	s.log.opts.Logger.Warn("the disk is full: the space set aside is used", "file", s.path(), "err", err)

@@ -305,3 +305,20 @@ func TestConcurrentAppendsKeepTheReserve(t *testing.T) {
 	require.Greater(t, free(t, m), int64(testKeep-8*2*4096))
 	require.Less(t, free(t, m), int64(testKeep+8*4096))
 }
+
+// TestReserveServesAllWhoNeedIt: who finds the disk full while somebody else gives the
+// reserve up tries again with what that has freed.
+func TestReserveServesAllWhoNeedIt(t *testing.T) {
+	l := openKeeping(t, memfs.New(), testKeep)
+	calls := 0
+	require.NoError(t, l.space.insist(func() error {
+		if calls++; calls > 1 {
+			return nil
+		}
+		require.True(t, l.space.release())
+		return ErrDiskFull
+	}))
+	require.Equal(t, 2, calls)
+	require.ErrorIs(t, l.space.insist(func() error { calls++; return ErrDiskFull }), ErrDiskFull)
+	require.Equal(t, 3, calls, "nothing is left to give up")
+}
