@@ -111,6 +111,7 @@ func (l *Log) moveAway(t *Topic) error {
 	}
 	l.mu.Lock()
 	delete(l.halfGone, t.name)
+	l.countDeleted(t) // what it did is done
 	l.mu.Unlock()
 	for _, p := range t.all() {
 		p.leave() // as the one who was there from the beginning

@@ -83,12 +83,7 @@ func (l *Log) Metrics() Metrics {
 	empty := func() TopicMetrics { return TopicMetrics{BatchBytes: sizes.empty(), FlushSeconds: times.empty()} }
 	m := Metrics{Total: empty(), Metadata: empty()}
 	l.meta.topic.addTo(&m.Metadata)
-	l.mu.Lock()
-	if l.deleted != nil {
-		m.Total.add(l.deleted)
-	}
-	l.mu.Unlock()
-	for t := range l.Topics() {
+	for _, t := range l.countGone(&m.Total) {
 		one := empty()
 		t.addTo(&one)
 		m.Topics = append(m.Topics, one)
@@ -213,11 +208,33 @@ func (p *Partition) addTo(m *TopicMetrics) (c counts) {
 	return c
 }
 
-// countDeleted keeps what a topic that is deleted has counted. Called under mu.
-func (l *Log) countDeleted(t *Topic) {
+// countGone adds what deleted topics have counted, and returns the others, of the same
+// moment: in between a topic would be in neither.
+func (l *Log) countGone(m *TopicMetrics) []*Topic {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.deleted != nil {
+		m.add(l.deleted)
+	}
+	for _, t := range l.halfGone {
+		gone := t.counted()
+		m.add(&gone)
+	}
+	return l.sortedTopics()
+}
+
+// counted is what a topic that is deleted has counted, without what it holds.
+func (t *Topic) counted() TopicMetrics {
 	m := TopicMetrics{BatchBytes: histogram(batchBounds[:], 1), FlushSeconds: histogram(flushBounds[:], time.Second)}
 	t.addTo(&m)
 	m.Partitions, m.OfflinePartitions, m.Segments, m.Bytes, m.UnflushedBytes = 0, 0, 0, 0, 0
+	return m
+}
+
+// countDeleted keeps what a topic has counted that ends to be half gone. Called under
+// mu.
+func (l *Log) countDeleted(t *Topic) {
+	m := t.counted()
 	if l.deleted != nil {
 		m.add(l.deleted)
 	}

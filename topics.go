@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -37,18 +38,21 @@ func (l *Log) Topics() iter.Seq[*Topic] {
 func (l *Log) known() iter.Seq[*Topic] {
 	return func(yield func(*Topic) bool) {
 		l.mu.Lock()
-		topics := make([]*Topic, 0, len(l.topics))
-		for _, t := range l.topics {
-			topics = append(topics, t)
-		}
+		topics := l.sortedTopics()
 		l.mu.Unlock()
-		slices.SortFunc(topics, func(a, b *Topic) int { return strings.Compare(a.name, b.name) })
 		for _, t := range topics {
 			if !yield(t) {
 				return
 			}
 		}
 	}
+}
+
+// sortedTopics returns the topics by name. Called under mu.
+func (l *Log) sortedTopics() []*Topic {
+	topics := slices.Collect(maps.Values(l.topics))
+	slices.SortFunc(topics, func(a, b *Topic) int { return strings.Compare(a.name, b.name) })
+	return topics
 }
 
 // CreateTopic creates a topic, which is durable when it returns. A nil cfg means
@@ -291,7 +295,6 @@ func (l *Log) dropTopic(t *Topic) {
 	delete(l.topics, t.name)
 	delete(l.metricNames, metricName(t.name))
 	l.halfGone[t.name] = t
-	l.countDeleted(t)
 	for _, p := range t.all() {
 		l.remains[p] = true
 	}

@@ -578,3 +578,26 @@ func TestCloseEndsChangesThatWait(t *testing.T) {
 		require.ErrorIs(t, <-first, ErrClosed)
 	})
 }
+
+// TestTotalsCountToTheEnd: what a topic does while it is being deleted, such as the
+// flush that an append waits for, is in the total.
+func TestTotalsCountToTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fsys := errfs.New(memfs.New())
+		l := openAt(t, fsys, "/data", nil)
+		p := partOf(t, l, "topic", nil)
+		appendValues(t, p, 0, 1)
+		fsys.Add(errfs.Rule{Kind: errfs.Sync, Name: "/data/topic-0/" + logFileName(0), Decide: func(errfs.Op) error {
+			time.Sleep(time.Minute)
+			return nil
+		}})
+		acked := make(chan error, 1)
+		go func() { _, err := p.Append(ctx, Record{}); acked <- err }()
+		synctest.Wait()
+		require.EqualValues(t, 1, l.Metrics().Total.Flushes)
+		require.NoError(t, l.DeleteTopic(ctx, "topic"))
+		require.NoError(t, <-acked)
+		require.EqualValues(t, 2, l.Metrics().Total.Flushes)
+		require.EqualValues(t, 2, l.Metrics().Total.Appends)
+	})
+}
