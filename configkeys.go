@@ -24,8 +24,7 @@ type configKey struct {
 // either.
 var configKeys = []configKey{
 	cleanupKey(),
-	enumKey("compression.type", []string{"", "producer", "uncompressed", "gzip", "snappy", "lz4", "zstd"},
-		func(c *TopicConfig) *Compression { return &c.Compression }),
+	compressionKey(),
 	millisKey("delete.retention.ms", func(c *TopicConfig) *time.Duration { return &c.DeleteRetention }),
 	millisKey("flush.ms", func(c *TopicConfig) *time.Duration { return &c.FlushInterval }),
 	millisKey("max.compaction.lag.ms", func(c *TopicConfig) *time.Duration { return &c.MaxCompactionLag }),
@@ -136,6 +135,21 @@ func enumKey[T ~int](name string, words []string, field func(*TopicConfig) *T) c
 			}
 			return 0, fmt.Errorf("want one of %s", strings.Join(words[1:], ", "))
 		})
+}
+
+// compressionKey is compression.type. "none" is the producer's word, which an earlier
+// version wrote here too.
+func compressionKey() configKey {
+	k := enumKey("compression.type", []string{"", "producer", "uncompressed", "gzip", "snappy", "lz4", "zstd"},
+		func(c *TopicConfig) *Compression { return &c.Compression })
+	set := k.set
+	k.set = func(c *TopicConfig, s string) error {
+		if strings.TrimSpace(s) == "none" {
+			s = "uncompressed"
+		}
+		return set(c, s)
+	}
+	return k
 }
 
 // cleanupKey is cleanup.policy, a list in any order.

@@ -48,6 +48,7 @@ func TestConfigValues(t *testing.T) {
 		want       TopicConfig
 		printed    string
 	}{
+		{"compression.type", "none", TopicConfig{Compression: CompressionNone}, "uncompressed"},
 		{"flush.ms", "9223372036854775807", TopicConfig{FlushInterval: Forever}, "9223372036854775807"},
 		{"retention.ms", "-1", TopicConfig{Retention: Forever}, "-1"},
 		{"retention.ms", "9223372036854775807", TopicConfig{Retention: Forever}, "-1"},
@@ -70,7 +71,6 @@ func TestConfigValues(t *testing.T) {
 	for _, bad := range [][2]string{
 		{"compression.type", "brotli"},
 		{"compression.type", ""},
-		{"compression.type", "none"}, // a producer's word
 		{"cleanup.policy", "delete,shred"},
 		{"cleanup.policy", ""},
 		{"flush.ms", "soon"},

@@ -72,10 +72,13 @@ func (l *Log) CreateTopic(ctx context.Context, name string, cfg *TopicConfig) (*
 // if there is none. Of the configuration of one that exists only Partitions is
 // looked at: ErrTopicMismatch if it has fewer.
 func (l *Log) EnsureTopic(ctx context.Context, name string, cfg *TopicConfig) (*Topic, error) {
-	t, err := l.createTopic(ctx, name, cfg)
-	if errors.Is(err, ErrTopicExists) {
-		t, err = l.Topic(name)
-	} else if l.view != nil && errors.Is(err, ErrReadOnly) {
+	t, err := l.Topic(name)
+	for errors.Is(err, ErrTopicNotFound) { // or it was deleted between the two
+		if t, err = l.createTopic(ctx, name, cfg); errors.Is(err, ErrTopicExists) {
+			t, err = l.Topic(name)
+		}
+	}
+	if l.view != nil && errors.Is(err, ErrReadOnly) {
 		if t, _ = l.Topic(name); t != nil {
 			err = nil
 		}
