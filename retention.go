@@ -1,6 +1,7 @@
 package riffle
 
 import (
+	"errors"
 	"time"
 
 	"github.com/rifflelog/riffle/internal/batch"
@@ -76,10 +77,10 @@ func (p *Partition) checkRetention(now time.Time) error {
 	if p.cuts.Load() != e.cuts {
 		return nil // segments have gone meanwhile, and others may have taken their places
 	}
-	if n == 0 || err != nil {
+	if n == 0 {
 		return err
 	}
-	return p.moveStart(to, reason)
+	return errors.Join(err, p.moveStart(to, reason)) // what has expired goes, whatever is wrong with the next one
 }
 
 // expiry finds the segments of a partition that have expired, as of one moment.
@@ -132,7 +133,9 @@ func (e *expiry) count() (n int, reason string, err error) {
 		if err != nil || why == "" {
 			return n, reason, err
 		}
-		e.total -= seg.size
+		if seg != e.active { // whose size changes, and behind which nothing is counted
+			e.total -= seg.size
+		}
 		n, reason = i+1, why
 	}
 	return n, reason, nil
@@ -146,12 +149,14 @@ func (e *expiry) endOf(i int) Offset {
 	return e.segs[i+1].base
 }
 
-// endActive begins the next segment, since all have expired, and returns the end of
-// the last one that goes: what was appended meanwhile stays, with its segment.
+// endActive begins the next segment, since all have expired, on a full disk too, and
+// returns the end of the last one that goes: what was appended meanwhile stays, with
+// its segment. After an error that is the one before the active one.
 func (e *expiry) endActive() (Offset, error) {
-	err := e.p.makeWay(func() bool { return e.p.active() == e.active && e.active.size == e.activeSize })
+	unchanged := func() bool { return e.p.active() == e.active && e.active.size == e.activeSize }
+	err := e.p.topic.log.space.insist(func() error { return diskError(e.p.makeWay(unchanged)) })
 	if err != nil {
-		return 0, err
+		return e.active.base, err
 	}
 	e.p.mu.Lock()
 	defer e.p.mu.Unlock()

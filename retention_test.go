@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -349,4 +350,40 @@ func TestRetentionThatFails(t *testing.T) {
 	require.Equal(t, bases[3], p.Bounds().Start)
 	require.Equal(t, []Offset{bases[3]}, logFiles(t, p))
 	require.NoError(t, l.Close())
+}
+
+// An active segment that has expired is looked at while it is appended to: for the
+// race detector.
+func TestRetentionBesideAnAppend(t *testing.T) {
+	l, p := openStart(t, memfs.New(), &TopicConfig{SegmentAge: Forever, Retention: time.Hour, RetentionBytes: 1 << 30})
+	appendAged(t, p, 9)
+	e := expiry{p: p, cfg: p.topic.config(), now: noon.UnixMilli()}
+	require.True(t, e.begin())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if n, _, err := e.count(); err != nil || n != 1 {
+			t.Error(n, err)
+		}
+	})
+	_, err := p.Append(ctx, Record{Timestamp: noon})
+	wg.Wait()
+	require.NoError(t, err)
+	require.NoError(t, l.Close())
+}
+
+// On a disk without room for the next segment's file retention uses what is set aside,
+// and if there is none, deletes what needs no such file.
+func TestRetentionWithoutRoomForAFile(t *testing.T) {
+	for times, gone := range map[int]int{1: 3, 2: 2} {
+		fsys := errfs.New(memfs.New())
+		l := openKeeping(t, fsys, testKeep)
+		p := partOf(t, l, "topic", &TopicConfig{SegmentBytes: 1024, SegmentAge: Forever, Retention: time.Hour})
+		bases := appendAged(t, p, 9, 8, 7)
+		fsys.Add(errfs.Rule{Kind: errfs.Create, Name: p.path(logFileName(bases[3])), Times: times, Err: vfs.ErrNoSpace})
+		retainAt(p, noon)
+		require.Equal(t, bases[gone], p.Bounds().Start)
+		retainAt(p, noon)
+		require.Equal(t, bases[3], p.Bounds().Start)
+		require.Equal(t, []Offset{bases[3]}, logFiles(t, p))
+	}
 }
