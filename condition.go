@@ -187,11 +187,12 @@ func (p *Partition) orConflict(ctx context.Context, err error) error {
 // keySearch looks for a key from an offset to the log end, and goes on where it was
 // when more has been appended.
 type keySearch struct {
-	p     *Partition
-	r     *reader
-	cond  Condition
-	begun bool
-	upTo  snapshot // what has been looked at; its high watermark is the log end
+	p       *Partition
+	r       *reader
+	cond    Condition
+	begun   bool     // the reader is at its place
+	resumes bool     // it was there once: all before its next record has been searched
+	upTo    snapshot // what has been looked at; its high watermark is the log end
 }
 
 // end gives the reader back. What it has read was read for no loop, and is not
@@ -215,8 +216,14 @@ func (s *keySearch) look() (rest int64, err error) {
 	}
 	r := s.r
 	if !s.begun || was.cuts != s.upTo.cuts {
-		r.start(s.p, since)
-		s.begun = true
+		// The log start has moved, perhaps: its place is to be looked for. What has been
+		// searched stays so, since only a replica is truncated, and takes no conditions.
+		next := since
+		if s.resumes {
+			next = max(since, r.next)
+		}
+		r.start(s.p, next)
+		s.begun, s.resumes = true, true
 	}
 	s.upTo.highWatermark = end
 	r.tail, r.tailEnd = s.p.active(), s.p.activeSize()

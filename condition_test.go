@@ -640,3 +640,34 @@ func TestSearchAllocatesNothingARecord(t *testing.T) {
 		require.LessOrEqual(t, allocs, most, "%d records back: the key's copy, an index entry now and then", back)
 	}
 }
+
+// A search goes on where it was when the log start moves: appends do not wait for all
+// of it, however often that happens.
+func TestSearchGoesOnBesideDeletion(t *testing.T) {
+	fsys := errfs.New(memfs.New())
+	p := partOf(t, openAt(t, fsys, "/data", nil), "topic", async)
+	for range 100 {
+		_, err := p.Append(ctx, Record{Value: make([]byte, 2*maxHeldUp)})
+		require.NoError(t, err)
+	}
+	reads, alone, start := 0, 0, Offset(0)
+	remove := fsys.Add(errfs.Rule{Kind: errfs.Read, Name: p.path(logFileName(0)), Before: func(errfs.Op) {
+		p.mu.Lock()
+		waiting := p.changing != nil
+		p.mu.Unlock()
+		if reads++; waiting {
+			alone++
+		} else if reads%4 == 0 && start < 60 {
+			start++
+			if err := p.DeleteBefore(ctx, start); err != nil {
+				t.Error(err)
+			}
+		}
+	}})
+	at, err := appendIf(p, KeyUnchanged([]byte("key"), 60), "key")
+	require.NoError(t, err)
+	remove()
+	require.Equal(t, Offset(100), at)
+	require.Positive(t, start)
+	require.LessOrEqual(t, alone, 1)
+}
