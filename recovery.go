@@ -117,9 +117,7 @@ func (p *Partition) recover() (err error) {
 		}
 	}
 	if len(s.segments) > 0 && s.damaged == nil && s.end < s.part.start {
-		// Records before the start were lost, and nothing is left behind it.
-		s.end, s.torn = s.part.start, false
-		if err := p.removeLast(s); err != nil {
+		if err := p.goOnAtStart(s); err != nil {
 			return err
 		}
 	}
@@ -184,6 +182,17 @@ func (p *Partition) adopt(s *scan) error {
 		p.entry.setCrash(part)
 	}
 	return nil
+}
+
+// goOnAtStart has the log go on at its start, if that is not damage: records before
+// it were lost, and nothing is left behind it but what may be torn.
+func (p *Partition) goOnAtStart(s *scan) error {
+	if p.keepTorn(s); s.damaged != nil {
+		return nil
+	}
+	p.reportCut(s)
+	s.end, s.torn = s.part.start, false
+	return p.removeLast(s)
 }
 
 // removeLast removes the only file. Beside the one that is made next a power cut
@@ -267,10 +276,9 @@ func (p *Partition) openSegments(s *scan) error {
 	}
 	p.removeOrphans(entries, s.segments)
 	for len(s.segments) > 1 && s.segments[1].base <= s.part.start {
-		if err := p.giveUp(s, 0); err != nil { // it is below the start
-			return err
-		}
+		p.deleted, s.segments = append(p.deleted, s.segments[0]), s.segments[1:] // it is below the start
 	}
+	_ = p.removeDeleted() // what cannot be removed is in nobody's way, and tried again
 	if len(s.segments) > 0 {
 		return nil
 	}

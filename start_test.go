@@ -1,6 +1,7 @@
 package riffle
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -612,4 +613,60 @@ func readInOrder(p *Partition, follow bool, done chan struct{}) error {
 		}
 	}
 	return nil
+}
+
+// A file of deleted records that cannot be removed when the log is opened is in
+// nobody's way.
+func TestGarbageThatCannotBeRemoved(t *testing.T) {
+	fsys := errfs.New(memfs.New())
+	l, p := openStart(t, fsys, bothPolicies["FlushBeforeAck"])
+	appendTriples(t, p, 0, 60)
+	allow := fsys.Add(errfs.Rule{Kind: errfs.Remove, Err: fs.ErrPermission})
+	require.NoError(t, p.DeleteBefore(ctx, 40))
+	l.tasks.Wait()
+	require.NoError(t, l.Close())
+	l, p = openStart(t, fsys, nil)
+	require.NoError(t, p.damaged)
+	require.Equal(t, wantValues(40, 60), readValues(t, p, Earliest))
+	appendTriples(t, p, 60, 63)
+	allow()
+	l.checkRetention(noon)
+	require.Equal(t, basesOf(p.Segments()), logFiles(t, p))
+	require.NoError(t, l.Close())
+}
+
+// What a power cut has left of records that were not deleted is kept and reported, also
+// if the batches before it end below the start.
+func TestTornEndBehindTheStartIsKept(t *testing.T) {
+	cfg := &TopicConfig{Flush: FlushAsync, FlushInterval: Forever}
+	value := func(i int) []byte { return fmt.Appendf(nil, "%01000d", i) }
+	kept := 0
+	for seed := range uint64(60) {
+		disk := memfs.New()
+		l, p := openStart(t, disk, cfg)
+		for i := range 40 {
+			_, err := p.Append(ctx, Record{Value: value(i)})
+			require.NoError(t, err)
+		}
+		require.NoError(t, p.DeleteBefore(ctx, 20))
+		require.NoError(t, kill(l))
+		disk = disk.CrashClone(seed)
+		left, err := vfs.ReadFile(disk, p.path(logFileName(0)), 1<<20)
+		require.NoError(t, err)
+		l, p = openStart(t, disk, cfg)
+		require.NoError(t, p.damaged)
+		if p.segs.Load() == nil && bytes.Contains(left, value(30)) {
+			kept++
+			entries, err := disk.ReadDir(p.dir)
+			require.NoError(t, err)
+			i := slices.IndexFunc(entries, func(e vfs.DirEntry) bool { return strings.HasSuffix(e.Name, cutSuffix) })
+			require.GreaterOrEqual(t, i, 0)
+			cut, err := vfs.ReadFile(disk, p.path(entries[i].Name), 1<<20)
+			require.NoError(t, err)
+			require.True(t, bytes.Contains(cut, value(30)))
+			require.Positive(t, l.Metrics().Total.Recovery.CutBytes)
+		}
+		require.NoError(t, l.Close())
+	}
+	require.NotZero(t, kept)
 }
