@@ -96,6 +96,28 @@ func (c *epochCache) endOffsetFor(requested int32, logEnd Offset) (epoch int32, 
 	return all[next-1].epoch, all[next].start
 }
 
+// parting returns where a log whose epochs were then, and of which all before
+// seen had been read, to a batch of epoch, parts from what it is now: seen, if it
+// does not. What has the same epoch and offset is of one leader, and the same. Of
+// what is below start, which is at most seen, the log does not tell any more.
+func parting(then []epochEntry, epoch int32, seen, start Offset, now []epochEntry) Offset {
+	for _, e := range slices.Backward(then) {
+		if e.epoch > epoch {
+			continue
+		}
+		i := slices.IndexFunc(now, func(other epochEntry) bool { return other.epoch == e.epoch })
+		switch {
+		case i < 0:
+			seen = min(seen, max(e.start, start)) // all of it is gone
+			continue
+		case i < len(now)-1:
+			return min(seen, now[i+1].start)
+		}
+		return seen
+	}
+	return seen
+}
+
 // epochAt returns the epoch of the batch with offset o.
 func (c *epochCache) epochAt(o Offset) (epoch int32, ok bool) {
 	all := c.load()

@@ -181,6 +181,49 @@ func TestEpochsAgreeWithTheOffsets(t *testing.T) {
 	})
 }
 
+// Wherever a log was cut and whatever has been appended since, it parts from what
+// was seen of it at the first offset from its start on that has another epoch, or none.
+func TestPartingIsTheFirstOffsetThatDiffers(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		cache, last := epochsOf(), int32(0)
+		var epochs []int32 // by offset
+		grow := func() {
+			for range rapid.IntRange(0, 4).Draw(t, "epochs") {
+				epoch, _ := cache.latest()
+				if epoch == noEpoch || rapid.Bool().Draw(t, "new") {
+					last += rapid.Int32Range(1, 2).Draw(t, "epoch")
+					epoch = last
+				}
+				cache.assign(epoch, Offset(len(epochs)))
+				for range rapid.IntRange(1, 3).Draw(t, "records") {
+					epochs = append(epochs, epoch)
+				}
+			}
+		}
+		grow()
+		if len(epochs) == 0 {
+			return
+		}
+		seen := rapid.IntRange(1, len(epochs)).Draw(t, "seen")
+		then, shown := slices.Clone(cache.load()), slices.Clone(epochs[:seen])
+		start := 0
+		for range rapid.IntRange(1, 3).Draw(t, "cuts") {
+			end := rapid.IntRange(start, len(epochs)).Draw(t, "cut")
+			cache.truncateFromEnd(Offset(end))
+			epochs = epochs[:end]
+			grow()
+			start = rapid.IntRange(start, max(start, min(seen, len(epochs)))).Draw(t, "start")
+			cache.truncateFromStart(Offset(start))
+		}
+		want := start
+		for want < seen && want < len(epochs) && epochs[want] == shown[want] {
+			want++
+		}
+		got := min(parting(then, shown[seen-1], Offset(seen), Offset(start), cache.load()), Offset(len(epochs)))
+		require.Equal(t, Offset(want), got, "%v, now %v from %d", shown, epochs, start)
+	})
+}
+
 // Readers need no lock: shown by the race detector.
 func TestEpochsAreReadWhileTheyChange(t *testing.T) {
 	e := epochsOf()

@@ -222,20 +222,21 @@ func (p *Partition) waitFor(ctx context.Context, next Offset, cuts int64) error 
 // reader walks through the committed batches of a partition. It takes no lock.
 type reader struct {
 	p       *Partition
-	cuts    int64       // as of the snapshot that it has looked at
-	segs    *segmentSet // likewise
-	seg     *segment    // nil if the place of the record to come is to be looked for
-	next    Offset      // the record to come
-	pos     int64       // of the batch to come
-	expect  Offset      // its base offset
-	since   int64       // batches with a smaller largest timestamp are passed over
-	tail    *segment    // if not nil, what is not committed is read too, up to tailEnd of this segment
-	tailEnd int64       // likewise
-	passed  int32       // epoch of the batch before; noEpoch if that is not known
-	epoch   int32       // of the batch whose records are in records
-	at      int64       // its place
-	base    Offset      // its base offset
-	control bool        // its records are the log's own
+	cuts    int64        // as of the snapshot that it has looked at
+	segs    *segmentSet  // likewise
+	seg     *segment     // nil if the place of the record to come is to be looked for
+	next    Offset       // the record to come
+	pos     int64        // of the batch to come
+	expect  Offset       // its base offset
+	since   int64        // batches with a smaller largest timestamp are passed over
+	tail    *segment     // if not nil, what is not committed is read too, up to tailEnd of this segment
+	tailEnd int64        // likewise
+	passed  int32        // epoch of the batch before; noEpoch if that is not known
+	epoch   int32        // of the batch whose records are in records
+	lineage []epochEntry // the log's epochs when that one was found
+	at      int64        // its place
+	base    Offset       // its base offset
+	control bool         // its records are the log's own
 	win     window
 	records batch.Reader
 
@@ -247,13 +248,13 @@ var readers = sync.Pool{New: func() any { return new(reader) }}
 // start goes to offset next of p.
 func (r *reader) start(p *Partition, next Offset) {
 	r.p, r.seg, r.next, r.passed, r.epoch = p, nil, next, noEpoch, noEpoch
-	r.since, r.cuts = math.MinInt64, -1 // it has seen no snapshot yet
+	r.since, r.cuts, r.lineage = math.MinInt64, -1, nil // it has seen no snapshot yet
 	r.tail = nil
 }
 
 func (r *reader) release() {
 	r.count()
-	r.p, r.segs, r.seg, r.tail = nil, nil, nil, nil
+	r.p, r.segs, r.seg, r.tail, r.lineage = nil, nil, nil, nil, nil
 	r.records.Release()
 	r.win.reset(nil, 0)
 	readers.Put(r)
@@ -272,7 +273,8 @@ func (r *reader) count() {
 // found may be gone, and its error may come of that: it looks again.
 func (r *reader) load() (found bool, err error) {
 	defer r.p.topic.log.guard(&err)
-	for next := r.next; ; r.next = next {
+	next, epoch, lineage := r.next, r.epoch, r.lineage
+	for ; ; r.next, r.epoch, r.lineage = next, epoch, lineage { // as of what was shown
 		s := r.p.snapshot()
 		if s.cuts != r.cuts {
 			err = r.startAnew(s)
@@ -297,15 +299,16 @@ func (r *reader) load() (found bool, err error) {
 
 // startAnew looks for the record to come once more, since bounds have gone back.
 // It must go on from what was shown last: an *OffsetError says where the log
-// and what was shown part. Kafka: LogTruncationException, KIP-320.
+// and what was shown part, also if the log is longer again than what was shown.
+// Kafka: LogTruncationException, KIP-320.
 func (r *reader) startAnew(s snapshot) error {
 	r.cuts, r.seg = s.cuts, nil
 	end := s.end
-	if _, o := r.p.epochs.endOffsetFor(r.epoch, end); o != NoOffset {
-		end = min(end, o)
+	if r.epoch != noEpoch && r.next >= s.start() {
+		end = min(end, parting(r.lineage, r.epoch, r.next, s.start(), r.p.epochs.load()))
 	}
 	if r.next < s.start() || r.next > end {
-		return &OffsetError{Offset: r.next, Start: s.start(), End: end}
+		return &OffsetError{Offset: r.next, Start: s.start(), End: max(end, s.start())}
 	}
 	return nil
 }
@@ -392,6 +395,7 @@ func (r *reader) take(b batch.Batch) (found bool, err error) {
 		return false, r.damage(r.pos, r.expect, err)
 	}
 	r.at, r.base, r.epoch, r.control = r.pos, Offset(b.BaseOffset()), b.LeaderEpoch(), b.Control()
+	r.lineage = r.p.epochs.load()
 	r.pass(b)
 	r.batches, r.bytes = r.batches+1, r.bytes+int64(len(b))
 	return true, nil

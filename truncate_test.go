@@ -178,6 +178,72 @@ func TestFollowFindsATruncation(t *testing.T) {
 	})
 }
 
+// A log that has grown longer than what a loop has shown, in an epoch that was
+// kept, is told from that all the same: the epoch that it has shown is gone.
+func TestLoopFindsAnotherEpochInItsPlace(t *testing.T) {
+	p := newPart(t, &TopicConfig{SegmentBytes: 1024})
+	require.NoError(t, p.becomeReplica(ctx, 0))
+	all := run(0, 3, 12)
+	parted := endOf(0, all)
+	replicate(t, p, append(all[:12:12], run(parted, 5, 12)...))
+	showAll(t, p)
+	var err error
+	for r, e := range p.Records(ctx, Earliest, nil) {
+		if err = e; err != nil || r.Offset != parted+7 {
+			continue
+		}
+		require.NoError(t, p.truncateTo(ctx, parted))
+		replicate(t, p, run(parted, 3, 30))
+		showAll(t, p)
+	}
+	var oe *OffsetError
+	require.ErrorAs(t, err, &oe)
+	require.Equal(t, parted, oe.End)
+}
+
+// checkHook calls a function before each check of a batch that is read.
+type checkHook struct {
+	vfs.FS
+	onCheck func()
+}
+
+func (h *checkHook) Check(site vfs.Site, ok bool) bool {
+	if site == siteReadCheck && h.onCheck != nil {
+		h.onCheck()
+	}
+	return h.FS.Check(site, ok)
+}
+
+// A loop that finds a batch while the log is cut forgets it: where it goes on is
+// judged by what it has shown.
+func TestLoopForgetsWhatItHasNotShown(t *testing.T) {
+	fsys := &checkHook{FS: memfs.New()}
+	p := partOf(t, openAt(t, fsys, "/data", nil), "topic", nil)
+	require.NoError(t, p.becomeReplica(ctx, 0))
+	replicate(t, p, append(run(0, 3, 3), run(6, 5, 3)...))
+	showAll(t, p)
+	checks := 0
+	fsys.onCheck = func() {
+		if checks++; checks != 4 {
+			return
+		}
+		require.NoError(t, p.truncateTo(ctx, 3))
+		replicate(t, p, run(3, 4, 9))
+		showAll(t, p)
+	}
+	shown := 0
+	var err error
+	for _, err = range p.Records(ctx, Earliest, nil) {
+		if err == nil {
+			shown++
+		}
+	}
+	var oe *OffsetError
+	require.ErrorAs(t, err, &oe)
+	require.Equal(t, OffsetError{Offset: 6, End: 3}, *oe)
+	require.Equal(t, 6, shown)
+}
+
 // Index entries behind the cut are gone, and there is room for as many again.
 // Kafka: UnifiedLogTest, "truncating restores index capacity".
 func TestTruncationGivesTheIndexRoom(t *testing.T) {
