@@ -250,31 +250,43 @@ func (p *Partition) setHighWatermark(ctx context.Context, o Offset) (Offset, err
 			p.mu.Unlock()
 			return hw, nil
 		}
-		// Above it, there is a segment.
-		seg, cuts, all := p.active(), p.cuts.Load(), to == Offset(p.end.Load())
-		if !all {
-			seg = p.segs.Load().find(to)
-		}
-		pos := seg.size
-		p.mu.Unlock()
-
-		var err error
-		if !all {
-			pos, to, err = p.boundary(seg, pos, to)
-		}
-		p.mu.Lock()
-		if p.cuts.Load() != cuts || p.changing != nil {
+		if seg := p.active(); to == Offset(p.end.Load()) {
+			p.commitTo(to, seg, seg.size) // above the high watermark, there is a segment
 			p.mu.Unlock()
-			continue
+			p.wake()
+			return to, nil
 		}
-		if err == nil && to > Offset(p.highWatermark.Load()) {
-			p.commitTo(to, seg, pos)
+		// What is not committed may be cut in place. Nothing is cut during a change.
+		failed := make(chan error, 1)
+		err := p.unlockAndChange(ctx, func() error {
+			failed <- p.commitBefore(to)
+			return nil // the partition stays as it is
+		})
+		if err == nil {
+			err = <-failed
 		}
-		hw := Offset(p.highWatermark.Load())
-		p.mu.Unlock()
 		p.wake()
-		return hw, err
+		return Offset(p.highWatermark.Load()), err
 	}
+}
+
+// commitBefore commits the batches that lie before o as a whole. Nothing is cut
+// meanwhile.
+func (p *Partition) commitBefore(o Offset) error {
+	seg := p.segs.Load().find(o)
+	p.mu.Lock()
+	size := seg.size
+	p.mu.Unlock()
+	pos, end, err := p.boundary(seg, size, o)
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if end > Offset(p.highWatermark.Load()) {
+		p.commitTo(end, seg, pos)
+	}
+	return nil
 }
 
 // commitable is how far the high watermark may rise. Called under mu.
@@ -299,7 +311,8 @@ func (p *Partition) commitTo(hw Offset, seg *segment, pos int64) {
 }
 
 // boundary returns where in the first limit bytes of a segment the batches end
-// that lie before offset o as a whole, and the offset after them.
+// that lie before offset o as a whole, and the offset after them. It looks at no
+// batch that begins at o: that one may be what is to be cut, since it is damaged.
 func (p *Partition) boundary(seg *segment, limit int64, o Offset) (pos int64, end Offset, err error) {
 	if o <= seg.base {
 		return 0, seg.base, nil
@@ -311,10 +324,10 @@ func (p *Partition) boundary(seg *segment, limit int64, o Offset) (pos int64, en
 	if pos, end, err = p.place(seg, &r.win, o-1); err != nil {
 		return 0, 0, err
 	}
-	for pos < limit {
+	for epoch := noEpoch; pos < limit && end < o; {
 		head, err := r.win.bytes(pos, batch.HeaderSize)
-		if err == nil && !batch.Plausible(head) {
-			err = batch.ErrCorrupt
+		if err == nil {
+			err = headerFollows(end, epoch, head)
 		}
 		if err != nil {
 			if isDamage(err) {
@@ -330,7 +343,20 @@ func (p *Partition) boundary(seg *segment, limit int64, o Offset) (pos int64, en
 		if err != nil {
 			return 0, 0, err
 		}
-		pos, end = pos+int64(size), Offset(h.NextOffset())
+		pos, end, epoch = pos+int64(size), Offset(h.NextOffset()), h.LeaderEpoch()
 	}
 	return pos, end, nil
+}
+
+// headerFollows says why head is not the header of the batch that comes next: at
+// want or, if no batch is known before it, behind a gap.
+func headerFollows(want Offset, epoch int32, head []byte) error {
+	if !batch.Plausible(head) {
+		return fmt.Errorf("%w: no header of a batch", batch.ErrCorrupt)
+	}
+	h := batch.Batch(head)
+	if epoch == noEpoch {
+		want = max(want, Offset(h.BaseOffset()))
+	}
+	return checkFollows(want, epoch, h)
 }

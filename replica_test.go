@@ -300,6 +300,54 @@ func TestHighWatermarkOfAReplica(t *testing.T) {
 	}
 }
 
+// A truncation waits for a high watermark whose place is being looked for among
+// batches that are not committed: they may be cut in place.
+func TestHighWatermarkIsSetBeforeACut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fsys, _, p := slowFS(t, nil)
+		require.NoError(t, p.becomeReplica(ctx, 0))
+		all := run(0, 1, 12)
+		replicate(t, p, all)
+		arrived, release := fsys.Block(errfs.Rule{Kind: errfs.Read, Name: p.path(logFileName(0)), Times: 1})
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			hw, err := p.setHighWatermark(ctx, 8)
+			require.NoError(t, err)
+			require.LessOrEqual(t, hw, Offset(7))
+		})
+		<-arrived
+		wg.Go(func() { require.NoError(t, p.truncateTo(ctx, 3)) })
+		synctest.Wait()
+		require.Equal(t, endOf(0, all), p.Bounds().End)
+		release()
+		wg.Wait()
+		require.Equal(t, Bounds{LastStable: 3, HighWatermark: 3, End: 3}, p.Bounds())
+		requireSent(t, before(all, 3), p)
+	})
+}
+
+// Where a high watermark cannot be found since a header is damaged, it stays, and
+// the error says where. The partition goes on.
+func TestHighWatermarkBehindADamagedHeader(t *testing.T) {
+	p := newPart(t, nil)
+	require.NoError(t, p.becomeReplica(ctx, 0))
+	all := run(0, 1, 12)
+	replicate(t, p, all)
+	edit(t, p.topic.log.fs, p.path(logFileName(0)), func(f vfs.File, _ int64) error {
+		_, err := f.WriteAt([]byte{9}, int64(len(encodeAll(all[:3])))+7) // the base offset, 6
+		return err
+	})
+	hw, err := p.setHighWatermark(ctx, 8)
+	var ce *CorruptError
+	require.ErrorAs(t, err, &ce)
+	require.Equal(t, Offset(6), ce.Offset)
+	require.Zero(t, hw)
+	hw, err = p.setHighWatermark(ctx, 6)
+	require.NoError(t, err)
+	require.Equal(t, Offset(6), hw)
+	replicate(t, p, run(endOf(0, all), 1, 3))
+}
+
 // Who follows sees records when they are committed, not when they are there.
 func TestFollowAReplica(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -418,6 +418,11 @@ func TestReadersWhileTruncating(t *testing.T) {
 				}
 			})
 		}
+		wg.Go(func() {
+			if err := showMost(p, done); err != nil {
+				t.Error(err)
+			}
+		})
 		var all []sent
 		start := Offset(0)
 		for i := range int32(60) {
@@ -741,6 +746,17 @@ func TestReplicaKeepsTheReserveAndCounts(t *testing.T) {
 	replicate(t, p, all)
 	showAll(t, p)
 	requireSent(t, all, p)
+}
+
+// showMost commits all but the last records of p, again and again: beside cuts in
+// place too.
+func showMost(p *Partition, done chan struct{}) error {
+	for range until(done) {
+		if _, err := p.setHighWatermark(ctx, p.Bounds().End-15); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // readThrough reads or follows p once.
