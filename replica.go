@@ -105,6 +105,7 @@ func (p *Partition) becomeReplica(ctx context.Context, highWatermark Offset) err
 		return err
 	})
 	if err == nil {
+		p.wake() // whoever waits behind the gap, or where nothing is committed now
 		_, err = p.setHighWatermark(ctx, highWatermark)
 	}
 	if err != nil {
@@ -125,7 +126,7 @@ func (p *Partition) takeBack() {
 	p.epoch, _ = p.epochs.latest()
 	if segs := p.segs.Load(); segs != nil {
 		for _, seg := range segs.list {
-			seg.committed.Store(0)
+			seg.lent = max(seg.lent, seg.committed.Swap(0))
 		}
 	}
 	p.highWatermark.Store(int64(p.start))

@@ -348,6 +348,27 @@ func TestHighWatermarkBehindADamagedHeader(t *testing.T) {
 	replicate(t, p, run(endOf(0, all), 1, 3))
 }
 
+// Who waits behind a gap hears of it when becoming a replica cuts that off.
+func TestBecomingAReplicaWakesWhoWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, p := openGap(t, afterLoss(t, 3))
+		failed := make(chan error)
+		go func() {
+			var err error
+			for _, err = range p.Follow(ctx, 0, nil) {
+				continue
+			}
+			failed <- err
+		}()
+		synctest.Wait()
+		require.NoError(t, p.becomeReplica(ctx, 0)) // nothing is committed by that
+		var oe *OffsetError
+		require.ErrorAs(t, <-failed, &oe)
+		require.Equal(t, OffsetError{Offset: 100, End: 3}, *oe)
+		require.NoError(t, l.Close())
+	})
+}
+
 // Who follows sees records when they are committed, not when they are there.
 func TestFollowAReplica(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -45,6 +45,7 @@ type segment struct {
 	maxOffset    Offset
 	saved        int // how many entries of the offset index are in its file
 	mapped       mapping
+	lent         int64 // bytes before it were committed once: somebody may be reading them
 
 	again int64 // bytes before it may have to be written once more before they are flushed
 }

@@ -251,11 +251,15 @@ func (p *Partition) fileFor(c *cut) (err error) {
 	invariants.Check(old.again == 0, "%d bytes of a killed process are to be flushed after opening", old.again)
 	next.committed.Store(min(old.committed.Load(), next.size))
 	next.mapped.own.Store(next.size)
-	next.file = old.file
-	if next.size < old.committed.Load() || next.size < old.size && old != p.active() {
+	p.mu.Lock()
+	lent := max(old.lent, old.committed.Load())
+	p.mu.Unlock()
+	if next.size < lent || next.size < old.size && old != p.active() {
 		next.file, err = p.copySegment(old, next.size)
+		return err
 	}
-	return err
+	next.lent, next.file = lent, old.file
+	return nil
 }
 
 // holdFlushes returns when no flush is running, and keeps others from beginning

@@ -244,6 +244,27 @@ func TestLoopForgetsWhatItHasNotShown(t *testing.T) {
 	require.Equal(t, 6, shown)
 }
 
+// What was committed before the partition became a replica may still be being
+// read, so it is not cut in place. A copy nobody has read.
+func TestWhatWasCommittedOnceIsNotCutInPlace(t *testing.T) {
+	p := newPart(t, nil)
+	require.NoError(t, p.becomeReplica(ctx, 0))
+	all := run(0, 1, 12)
+	replicate(t, p, all)
+	showAll(t, p)
+	require.NoError(t, p.becomeReplica(ctx, 0))
+	old := p.active().file
+	require.NoError(t, p.truncateTo(ctx, endOf(0, all))) // of nothing
+	require.Same(t, old, p.active().file)
+	require.NoError(t, p.truncateTo(ctx, 12))
+	require.NotSame(t, old, p.active().file)
+	old = p.active().file
+	require.NoError(t, p.truncateTo(ctx, 6))
+	require.Same(t, old, p.active().file)
+	showAll(t, p)
+	requireSent(t, before(all, 6), p)
+}
+
 // Index entries behind the cut are gone, and there is room for as many again.
 // Kafka: UnifiedLogTest, "truncating restores index capacity".
 func TestTruncationGivesTheIndexRoom(t *testing.T) {
