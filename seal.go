@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"strings"
 	"sync"
 	"time"
 
@@ -363,13 +364,17 @@ func (p *Partition) checkHash(seg *segment, s *seal) error {
 var sideSuffixes = []string{sealSuffix, indexSuffix, timeIndexSuffix, txnIndexSuffix}
 
 // removeOrphans removes files that were derived from segments which are not
-// there.
+// there, and those that a crash has left unfinished: a truncation's copy has the
+// size of a segment.
 func (p *Partition) removeOrphans(entries []vfs.DirEntry, segments []*segment) {
 	there := make(map[Offset]bool, len(segments))
 	for _, seg := range segments {
 		there[seg.base] = true
 	}
 	for _, e := range entries {
+		if strings.HasSuffix(e.Name, vfs.TempSuffix) && !e.Dir {
+			p.removeSideFile(e.Name)
+		}
 		for _, suffix := range sideSuffixes {
 			if base, ok := parseFileName(e.Name, suffix); ok && !e.Dir && !there[base] {
 				p.removeSideFile(e.Name)

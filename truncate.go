@@ -3,7 +3,6 @@ package riffle
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 
 	"github.com/rifflelog/riffle/internal/batch"
@@ -57,7 +56,7 @@ func (c *cut) copied() bool {
 // of the file system the partition is offline, unless the disk was full before
 // anything was removed. Kafka: UnifiedLog.truncateTo.
 func (p *Partition) truncateTo(ctx context.Context, n Offset) error {
-	return p.changeReplica(ctx, func() (cut, error) { return p.findCut(n) })
+	return p.changeReplica(ctx, n, func() (cut, error) { return p.findCut(n) })
 }
 
 // truncateFullyAndStartAt removes all batches of a replica, and has it go on at
@@ -65,15 +64,21 @@ func (p *Partition) truncateTo(ctx context.Context, n Offset) error {
 // UnifiedLog.truncateFullyAndStartAt, for a follower that is below its leader's
 // start.
 func (p *Partition) truncateFullyAndStartAt(ctx context.Context, n Offset) error {
-	return p.changeReplica(ctx, func() (cut, error) { return p.cutAll(n), nil })
+	return p.changeReplica(ctx, n, func() (cut, error) { return p.cutAll(n), nil })
 }
 
-func (p *Partition) changeReplica(ctx context.Context, find func() (cut, error)) error {
+func (p *Partition) changeReplica(ctx context.Context, n Offset, find func() (cut, error)) error {
 	p.mu.Lock()
 	replica := p.replica
 	p.mu.Unlock()
-	err := errNoReplica
-	if replica {
+	var err error
+	switch {
+	case !replica:
+		err = errNoReplica
+	case n < 0: // Kafka: IllegalArgumentException
+		b := p.Bounds()
+		err = &OffsetError{Offset: n, Start: b.Start, End: b.End}
+	default:
 		err = p.changeAlone(ctx, func() error {
 			c, err := find()
 			if err == nil {
@@ -145,8 +150,14 @@ func (p *Partition) cutAt(seg *segment, pos int64) (*segment, error) {
 	}
 	for next.size < pos {
 		b, err := w.batch(next.size)
+		if err == nil {
+			err = b.Check()
+		}
+		if isDamage(err) {
+			return nil, &CorruptError{File: seg.file.Name(), Pos: next.size, Offset: NoOffset, Next: NoOffset, Err: err}
+		}
 		if err != nil {
-			return nil, fmt.Errorf("%s: byte %d: %w", seg.file.Name(), next.size, err)
+			return nil, err
 		}
 		next.found(b)
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/rifflelog/riffle/internal/batch"
 	"github.com/rifflelog/riffle/internal/invariants"
 	"github.com/rifflelog/riffle/internal/vfs"
 	"github.com/rifflelog/riffle/internal/vfs/errfs"
@@ -263,6 +264,66 @@ func TestWhatWasCommittedOnceIsNotCutInPlace(t *testing.T) {
 	require.Same(t, old, p.active().file)
 	showAll(t, p)
 	requireSent(t, before(all, 6), p)
+}
+
+// A replica that is damaged can be cut at the damage, or before it. A cut behind
+// it, or one that would keep it, is refused; the log stays as it is.
+func TestTruncationAtDamage(t *testing.T) {
+	all := run(0, 1, 12)
+	for name, c := range map[string]struct {
+		in      int64 // the batch at offset 6
+		refused []Offset
+	}{
+		"magic":       {16, []Offset{7, 9, 24}},
+		"base offset": {7, []Offset{7, 9, 24}},
+		"value":       {batch.HeaderSize + 6, []Offset{7, 9, 24}},
+	} {
+		p := newPart(t, nil)
+		require.NoError(t, p.becomeReplica(ctx, 0))
+		replicate(t, p, all)
+		edit(t, p.topic.log.fs, p.path(logFileName(0)), func(f vfs.File, _ int64) error {
+			_, err := f.WriteAt([]byte{0x71}, int64(len(encodeAll(all[:3])))+c.in)
+			return err
+		})
+		for _, n := range c.refused {
+			require.ErrorIs(t, p.truncateTo(ctx, n), batch.ErrCorrupt, "%s, at %d", name, n)
+			require.Equal(t, Bounds{End: endOf(0, all)}, p.Bounds())
+		}
+		require.NoError(t, p.truncateTo(ctx, 6), name)
+		replicate(t, p, all[3:])
+		showAll(t, p)
+		requireSent(t, all, p, name)
+	}
+}
+
+// A crash leaves a copy that is not needed. It goes when the log is opened.
+func TestCopyOfATruncationIsRemoved(t *testing.T) {
+	fsys, l, p := slowFS(t, nil)
+	require.NoError(t, p.becomeReplica(ctx, 0))
+	all := run(0, 1, 12)
+	replicate(t, p, all)
+	showAll(t, p)
+	name := p.path(logFileName(0)) + vfs.TempSuffix
+	fsys.Add(errfs.Rule{Kind: errfs.Rename, Name: name, Err: errfs.ErrInjected})
+	require.ErrorIs(t, p.truncateTo(ctx, 6), ErrPartitionFailed)
+	_, err := fsys.Stat(name)
+	require.NoError(t, err)
+	require.NoError(t, l.Close())
+	l = openAt(t, fsys, "/data", nil)
+	requireSent(t, all, partOf(t, l, "topic", nil))
+	_, err = fsys.Stat(name)
+	require.ErrorIs(t, err, fs.ErrNotExist)
+}
+
+// No log can be cut at a negative offset. Kafka: IllegalArgumentException.
+func TestTruncationAtANegativeOffset(t *testing.T) {
+	p := newPart(t, nil)
+	require.NoError(t, p.becomeReplica(ctx, 0))
+	all := run(0, 1, 3)
+	replicate(t, p, all)
+	require.ErrorIs(t, p.truncateTo(ctx, NoOffset), ErrOffsetOutOfRange)
+	require.ErrorIs(t, p.truncateFullyAndStartAt(ctx, NoOffset), ErrOffsetOutOfRange)
+	require.Equal(t, Bounds{End: endOf(0, all)}, p.Bounds())
 }
 
 // Index entries behind the cut are gone, and there is room for as many again.
