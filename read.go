@@ -500,8 +500,7 @@ func (r *reader) damage(pos int64, base Offset, err error) error {
 		return err
 	}
 	e := &CorruptError{File: r.seg.file.Name(), Pos: pos, Offset: base, Next: NoOffset, Err: err}
-	at, next, ferr := findBatch(r.seg, pos, r.win.limit, base+1)
-	if ferr != nil {
+	if at, next, ferr := r.findNext(pos, base+1); ferr != nil {
 		e.Err = errors.Join(err, ferr)
 	} else {
 		e.Next, e.nextPos = next, at
@@ -510,4 +509,18 @@ func (r *reader) damage(pos int64, base Offset, err error) error {
 		e.Next = after.base
 	}
 	return e
+}
+
+// findNext searches the segment for a batch with an offset of at least from: at
+// byte pos, where a batch may be right and only not follow, or behind the bad one
+// there.
+func (r *reader) findNext(pos int64, from Offset) (at int64, base Offset, err error) {
+	var w window
+	w.reset(r.seg, r.win.limit)
+	if b, err := w.batch(pos); err != nil || b.Check() != nil || Offset(b.BaseOffset()) < from {
+		if pos, err = behind(r.seg, pos, r.win.limit); err != nil {
+			return -1, NoOffset, err
+		}
+	}
+	return findBatch(r.seg, pos, r.win.limit, from)
 }

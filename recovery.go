@@ -465,7 +465,11 @@ func (p *Partition) checkScanned(b batch.Batch, s *scan) error {
 // on if it can.
 func (p *Partition) judge(s *scan, cause error) (done bool, err error) {
 	seg := s.seg
-	at, base, err := findBatch(seg.file, seg.size+1, s.fileSize, s.end+1)
+	from, err := behind(seg.file, seg.size, s.fileSize)
+	if err != nil {
+		return true, err
+	}
+	at, base, err := findBatch(seg.file, from, s.fileSize, s.end+1)
 	if err != nil {
 		return true, err
 	}

@@ -465,6 +465,98 @@ func TestUserBytesThatLookLikeBatches(t *testing.T) {
 	appendValues(t, p, 3, 4)
 }
 
+// valueOfBatches is a value that holds whole batches, which follow each other from
+// an offset on, between other bytes.
+func valueOfBatches(from Offset) []byte {
+	value := append(make([]byte, 50, 2000), encodeAll(run(from, 0, 5))...)
+	return append(value, strings.Repeat("more of the value", 20)...)
+}
+
+// killedAtBatches returns the log of a killed process with records v0 to v2, one
+// with a value of batches whose offsets are those that come next, and more of v4 and
+// so on; and where the batch with the value begins and ends.
+func killedAtBatches(t *testing.T, flush FlushPolicy, more int) (disk *memfs.FS, name string, pos, end int64) {
+	t.Helper()
+	disk = memfs.New()
+	l, err := openTuned(disk, "/data", nil, gapTuning)
+	require.NoError(t, err)
+	p := partOf(t, l, "topic", &TopicConfig{Flush: flush, FlushInterval: Forever})
+	appendValues(t, p, 0, 3)
+	pos = p.active().size
+	_, err = p.Append(ctx, Record{Value: valueOfBatches(4)})
+	require.NoError(t, err)
+	end = p.active().size
+	appendValues(t, p, 4, 4+more)
+	require.NoError(t, kill(l))
+	return disk, p.path(logFileName(0)), pos, end
+}
+
+// TestTornValueOfBatches tears a batch in a kill, at many bytes, whose value holds
+// batches that would go on from it: its own header and record say that these bytes
+// are its. It is cut, also with zeros behind it.
+func TestTornValueOfBatches(t *testing.T) {
+	for _, flush := range []FlushPolicy{FlushBeforeAck, FlushAsync} {
+		for _, spare := range []int64{0, 5000} {
+			_, _, pos, end := killedAtBatches(t, flush, 0)
+			for size := end - 2; size >= pos; size -= 5 { // the last byte is 0
+				disk, name, _, _ := killedAtBatches(t, flush, 0)
+				edit(t, disk, name, func(f vfs.File, _ int64) error {
+					return errors.Join(f.Truncate(size), f.Allocate(0, size+spare))
+				})
+				l, err := openTuned(disk, "/data", nil, gapTuning)
+				require.NoError(t, err)
+				p := partOf(t, l, "topic", nil)
+				require.Equal(t, wantValues(0, 3), readValues(t, p, Earliest), "%d bytes of %d", size-pos, end-pos)
+				appendValues(t, p, 3, 5)
+				require.NoError(t, l.Close())
+			}
+		}
+	}
+}
+
+// TestDamageAtAValueOfBatches spoils such a batch, or its header, of a killed
+// process, with others behind it: nothing is cut, also if the header says that all
+// the others are its. None of the value's batches is shown: where reading can go
+// on is behind it.
+func TestDamageAtAValueOfBatches(t *testing.T) {
+	for name, c := range map[string]struct {
+		at    int64
+		bytes []byte
+	}{
+		"value":   {batch.HeaderSize + 20, []byte{1}},
+		"records": {batch.HeaderSize - 1, []byte{2}},
+		"offsets": {26, []byte{7}},
+		"longer":  {8, []byte{0, 0, 9, 0}},
+		"shorter": {8, []byte{0, 0, 3, 0}},
+		"record":  {batch.HeaderSize + 1, []byte{0x7f}},
+	} {
+		disk, file, pos, _ := killedAtBatches(t, FlushAsync, 2)
+		edit(t, disk, file, func(f vfs.File, _ int64) error {
+			_, err := f.WriteAt(c.bytes, pos+c.at)
+			return err
+		})
+		size := fileSize(t, disk, file)
+		for range 2 {
+			l, err := openTuned(disk, "/data", nil, gapTuning)
+			require.NoError(t, err)
+			p := partOf(t, l, "topic", nil)
+			_, err = p.Append(ctx, Record{})
+			requireAll(t, err, ErrReadOnly, ErrCorrupt)
+			got, err := collect(p, Earliest)
+			require.Equal(t, wantValues(0, 3), got, name)
+			var ce *CorruptError
+			require.ErrorAs(t, err, &ce, name)
+			require.Equal(t, Offset(3), ce.Offset, name)
+			if name != "shorter" { // which hides where it ends
+				require.Equal(t, Offset(4), ce.Next, name)
+				require.Equal(t, wantValues(4, 6), readValues(t, p, ce.Next), name)
+			}
+			require.Equal(t, size, fileSize(t, disk, file), name)
+			require.NoError(t, l.Close())
+		}
+	}
+}
+
 // tornDisk returns a disk after a power cut that left the records v0 to v2 and
 // behind them a torn batch.
 func tornDisk(t *testing.T, torn []byte) *memfs.FS {

@@ -297,6 +297,36 @@ func findBatch(file io.ReaderAt, pos, limit int64, from Offset) (at int64, base 
 	return -1, NoOffset, nil
 }
 
+// behind returns where to look for batches behind the bad one at byte pos of a
+// file: not among the bytes of which its own header and records say that they
+// are its, since a value may hold whole batches.
+func behind(file io.ReaderAt, pos, limit int64) (int64, error) {
+	var w window
+	w.reset(file, limit)
+	head, err := w.bytes(pos, batch.HeaderSize)
+	if err != nil {
+		return pos + 1, unlessDamage(err)
+	}
+	h := batch.Batch(bytes.Clone(head))
+	size, err := batch.Size(h)
+	if err != nil {
+		return pos + 1, nil
+	}
+	// It is whole if what stands behind it goes on from it.
+	after, err := w.bytes(pos+int64(size), batch.HeaderSize)
+	if err == nil && batch.Plausible(after) && follows(Offset(h.NextOffset()), h.LeaderEpoch(), batch.Batch(after)) {
+		return pos + int64(size), nil
+	}
+	if err = unlessDamage(err); err != nil {
+		return pos, err
+	}
+	b, err := w.bytes(pos, int(min(int64(size), limit-pos)))
+	if err != nil {
+		return pos + 1, unlessDamage(err)
+	}
+	return min(limit, pos+int64(max(1, batch.Claimed(b)))), nil
+}
+
 // startsChain says whether the header h, at pos, is that of a whole batch, and
 // after it comes one that goes on from it, space that was allocated ahead, or the
 // limit. It looks at what comes

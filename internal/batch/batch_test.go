@@ -570,3 +570,29 @@ func TestKeysOfAMalformedRecord(t *testing.T) {
 		}
 	}
 }
+
+// Of a batch that is cut short Claimed says as much as its records do: at least all
+// that is there, but for a length that is cut itself. What its header says is no
+// more than that.
+func TestClaimedIsWhatHeaderAndRecordsSay(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		b := encode(t, compress.None, NoProducer, rapid.SliceOfN(genRecord(), 1, 5).Draw(t, "records")...)
+		require.Equal(t, len(b), Claimed(b))
+		require.Equal(t, len(b), Claimed(append(bytes.Clone(b), b...)))
+		cut := rapid.IntRange(HeaderSize, len(b)).Draw(t, "cut")
+		claimed := Claimed(b[:cut])
+		require.GreaterOrEqual(t, claimed, cut-maxVarint32+1)
+		require.LessOrEqual(t, claimed, len(b))
+
+		liar := append(bytes.Clone(b), encode(t, compress.None, NoProducer, values(3, nil)...)...)
+		size := rapid.IntRange(HeaderSize, len(liar)).Draw(t, "size")
+		binary.BigEndian.PutUint32(liar[posLength:], uint32(size-PrefixSize))
+		require.LessOrEqual(t, Claimed(liar), min(size, len(b)))
+	})
+	b := encode(t, compress.None, NoProducer, values(3, nil)...)
+	for cut := range HeaderSize {
+		require.Zero(t, Claimed(b[:cut]))
+	}
+	require.Zero(t, Claimed(make([]byte, 100)))
+	require.Zero(t, Claimed(encode(t, compress.Snappy, NoProducer, values(3, nil)...)))
+}

@@ -33,6 +33,9 @@ func FuzzRead(f *testing.F) {
 	f.Add(make([]byte, 100))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		defer inTime().Stop()
+		if n := Claimed(data); n < 0 || n > MaxSize {
+			t.Fatalf("%d bytes are claimed", n)
+		}
 		for rest := bytes.Clone(data); len(rest) > 0; {
 			var b Batch
 			var err error

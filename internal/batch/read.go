@@ -274,3 +274,27 @@ func headersOK(p []byte, count int64) bool {
 	}
 	return len(p) == 0
 }
+
+// Claimed returns how many bytes belong for sure to the batch that begins b and is
+// damaged or torn off: as far as its records reach, each of which says how long it
+// is, but no further than the size that its header states. So no other batch
+// begins there, whatever the bytes look like. It may be more than b has. It is 0
+// if b begins with no header, or compressed records say nothing.
+func Claimed(b []byte) int {
+	size, err := Size(b)
+	if err != nil || len(b) < HeaderSize || b[posMagic] != Magic || Batch(b).Codec() != compress.None {
+		return 0
+	}
+	reach := HeaderSize
+	for range Batch(b).Count() {
+		if reach >= len(b) {
+			break
+		}
+		body, n := varint32(b[reach:])
+		if n == 0 || body < minRecordSize-1 || body > int64(size-reach-n) {
+			break // torn off, or one of the two lies
+		}
+		reach += n + int(body)
+	}
+	return reach
+}
