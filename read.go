@@ -222,25 +222,34 @@ func (p *Partition) waitFor(ctx context.Context, next Offset, cuts int64) error 
 // reader walks through the committed batches of a partition. It takes no lock.
 type reader struct {
 	p       *Partition
-	cuts    int64        // as of the snapshot that it has looked at
-	segs    *segmentSet  // likewise
-	seg     *segment     // nil if the place of the record to come is to be looked for
-	next    Offset       // the record to come
-	pos     int64        // of the batch to come
-	expect  Offset       // its base offset
-	since   int64        // batches with a smaller largest timestamp are passed over
-	tail    *segment     // if not nil, what is not committed is read too, up to tailEnd of this segment
-	tailEnd int64        // likewise
-	passed  int32        // epoch of the batch before; noEpoch if that is not known
-	epoch   int32        // of the batch whose records are in records
-	lineage []epochEntry // the log's epochs when that one was found
-	at      int64        // its place
-	base    Offset       // its base offset
-	control bool         // its records are the log's own
-	win     window
-	records batch.Reader
+	cuts    int64       // as of the snapshot that it has looked at
+	segs    *segmentSet // likewise
+	seg     *segment    // nil if the place of the record to come is to be looked for
+	next    Offset      // the record to come
+	pos     int64       // of the batch to come
+	expect  Offset      // its base offset
+	since   int64       // batches with a smaller largest timestamp are passed over
+	tail    *segment    // if not nil, what is not committed is read too, up to tailEnd of this segment
+	tailEnd int64       // likewise
+	passed  int32       // epoch of the batch before; noEpoch if that is not known
+	// passedOver is the batch before, if only its header was looked at.
+	passedOver batchPlace
+	epoch      int32        // of the batch whose records are in records
+	lineage    []epochEntry // the log's epochs when that one was found
+	at         int64        // its place
+	base       Offset       // its base offset
+	control    bool         // its records are the log's own
+	win        window
+	records    batch.Reader
 
 	batches, bytes int64 // read and not counted in the topic
+}
+
+// batchPlace is where a batch is, and the offset that it should begin with.
+type batchPlace struct {
+	seg  *segment // nil if there is none
+	pos  int64
+	base Offset
 }
 
 var readers = sync.Pool{New: func() any { return new(reader) }}
@@ -254,7 +263,7 @@ func (r *reader) start(p *Partition, next Offset) {
 
 func (r *reader) release() {
 	r.count()
-	r.p, r.segs, r.seg, r.tail, r.lineage = nil, nil, nil, nil, nil
+	r.p, r.segs, r.seg, r.tail, r.lineage, r.passedOver = nil, nil, nil, nil, nil, batchPlace{}
 	r.records.Release()
 	r.win.reset(nil, 0)
 	readers.Put(r)
@@ -326,7 +335,7 @@ func (r *reader) find(s snapshot) (found bool, err error) {
 	if r.seg == nil {
 		seg := segs.find(r.next)
 		r.enter(seg)
-		r.expect = seg.base
+		r.expect, r.passedOver = seg.base, batchPlace{}
 		if r.next > seg.base {
 			if r.pos, r.expect, err = r.p.place(seg, &r.win, r.next); err != nil {
 				return false, err
@@ -336,35 +345,21 @@ func (r *reader) find(s snapshot) (found bool, err error) {
 	}
 	r.win.limit = r.limit(r.seg)
 	for r.expect < hw {
-		if r.pos == r.win.limit {
-			next := segs.after(r.seg)
-			switch {
-			case next != nil && next.base < hw:
-				r.enter(next)
-				continue
-			case r.p.damaged != nil || r.p.shadow != nil && r.p.shadow.lost.Load():
-				return false, r.damage(r.pos, r.expect, io.EOF)
-			}
-			r.next = max(r.next, hw) // an unclean stop has left a gap before it
-			return false, nil
-		}
 		b, err := r.win.batch(r.pos)
 		if err == nil {
 			err = checkFollows(r.expect, r.passed, b)
 		}
 		if err != nil {
-			if next := r.behindZeros(segs, err); next != nil {
-				r.enter(next)
-				continue
-			}
-			err = r.damage(r.pos, r.expect, err)
-			if r.leap(err) {
+			again, err := r.notThere(hw, err)
+			if again {
 				continue
 			}
 			return false, err
 		}
 		if Offset(b.LastOffset()) < r.next {
+			before := batchPlace{r.seg, r.pos, r.expect}
 			r.pass(b)
+			r.passedOver = before
 			continue
 		}
 		if found, err = r.take(b); r.leap(err) {
@@ -375,6 +370,51 @@ func (r *reader) find(s snapshot) (found bool, err error) {
 		}
 	}
 	return false, nil
+}
+
+// notThere decides what it means that the batch to come is not where it should
+// be, because of err. If the search goes on it returns true, and is where it does.
+func (r *reader) notThere(hw Offset, err error) (again bool, failed error) {
+	end := errors.Is(err, io.EOF)
+	next := r.behindZeros(err)
+	if after := r.segs.after(r.seg); end && after != nil && after.base < hw {
+		next = after
+	}
+	if next != nil {
+		r.enter(next)
+		return true, nil
+	}
+	switch wrong := r.blame(err); {
+	case wrong != nil:
+		err = wrong
+	case end && r.p.damaged == nil && (r.p.shadow == nil || !r.p.shadow.lost.Load()):
+		r.next = max(r.next, hw) // an unclean stop has left a gap before it
+		return false, nil
+	}
+	err = r.damage(r.pos, r.expect, err)
+	return r.leap(err), err
+}
+
+// blame goes back to the batch that was passed over, if that is the reason of err:
+// its header was believed, but its bytes are wrong. It returns what is.
+func (r *reader) blame(err error) error {
+	before := r.passedOver
+	if before.seg == nil || !isDamage(err) && !errors.Is(err, io.EOF) {
+		return nil
+	}
+	limit := r.limit(before.seg)
+	var w window
+	w.reset(before.seg, limit)
+	b, wrong := w.batch(before.pos)
+	if wrong == nil {
+		wrong = b.Check()
+	}
+	if !isDamage(wrong) {
+		return nil // it is right, or cannot be read now
+	}
+	r.seg, r.pos, r.expect = before.seg, before.pos, before.base
+	r.win.reset(r.seg, limit)
+	return wrong
 }
 
 // take makes b, whose header is right, the batch to be read, unless it is too
@@ -404,8 +444,8 @@ func (r *reader) take(b batch.Batch) (found bool, err error) {
 // behindZeros returns the segment that follows if there is no batch because of
 // space that was allocated ahead: a crash may have brought it back after it was
 // cut.
-func (r *reader) behindZeros(segs *segmentSet, err error) *segment {
-	next := segs.after(r.seg)
+func (r *reader) behindZeros(err error) *segment {
+	next := r.segs.after(r.seg)
 	if next == nil || !isDamage(err) {
 		return nil
 	}
@@ -446,13 +486,14 @@ func (r *reader) leap(err error) bool {
 	} else {
 		r.pos = e.nextPos
 	}
-	r.expect, r.passed = e.Next, r.p.epochBefore(e.Next)
+	r.expect, r.passed, r.passedOver = e.Next, r.p.epochBefore(e.Next), batchPlace{}
 	return true
 }
 
 // pass goes behind b.
 func (r *reader) pass(b batch.Batch) {
 	r.pos += int64(len(b))
+	r.passedOver = batchPlace{}
 	r.expect, r.passed = Offset(b.NextOffset()), b.LeaderEpoch()
 }
 

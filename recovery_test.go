@@ -271,6 +271,71 @@ func TestNextIsReadableBehindALyingHeader(t *testing.T) {
 	require.ErrorIs(t, err, ErrCorrupt)
 }
 
+// TestHeaderLiesToWhoBeginsBehindIt spoils what a header says of offsets or of its
+// length, in a batch that readers pass over who begin behind it. They find the
+// damage there, not at the batches that seem not to follow, and read on behind it;
+// others are told from where they can.
+func TestHeaderLiesToWhoBeginsBehindIt(t *testing.T) {
+	for name, c := range map[string]struct {
+		at    int64
+		bytes []byte
+	}{
+		"one offset more":    {23, []byte{0, 0, 0, 3}},
+		"two offsets more":   {23, []byte{0, 0, 0, 4}},
+		"beyond the end":     {23, []byte{0, 1, 0, 0}},
+		"one offset less":    {23, []byte{0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2}},
+		"shorter":            {8, []byte{0, 0, 0, 60}},
+		"longer":             {8, []byte{0, 0, 1, 20}},
+		"beyond the file":    {8, []byte{0, 1, 0, 0}},
+		"a value":            {batch.HeaderSize + 7, []byte{1}},
+		"the attributes too": {21, []byte{0, 0, 0, 0, 0, 5}},
+	} {
+		for _, last := range []bool{false, true} { // it is the last one of the file, or of the log
+			for _, segment := range []int64{1 << 20, 1024} {
+				testLyingHeader(t, name, c.at, c.bytes, last, segment)
+			}
+		}
+	}
+}
+
+// testLyingHeader changes the batch of three records at offset 9.
+func testLyingHeader(t *testing.T, name string, at int64, bytes []byte, last bool, segment int64) {
+	fsys, dir := testDir(t)
+	l := openAt(t, fsys, dir, nil)
+	p := partOf(t, l, "topic", &TopicConfig{SegmentBytes: segment})
+	require.NoError(t, p.becomeReplica(ctx, 0))
+	all := run(0, 1, 6) // to offset 12
+	if !last {
+		all = append(all, run(12, 1, 6)...)
+		all[6].pad = 600 // in another file, if they are small
+	}
+	replicate(t, p, all)
+	showAll(t, p)
+	edit(t, fsys, p.path(logFileName(0)), func(f vfs.File, _ int64) error {
+		_, err := f.WriteAt(bytes, int64(len(encodeAll(all[:5])))+at)
+		return err
+	})
+	args := []any{"%s, last: %v, segments of %d", name, last, segment}
+	end := endOf(0, all)
+	for from := range end {
+		got, err := collect(p, from)
+		if from >= 12 {
+			require.NoError(t, err, args...)
+			require.Len(t, got, int(end-from), args...)
+			continue
+		}
+		var ce *CorruptError
+		require.ErrorAs(t, err, &ce, args...)
+		require.Equal(t, Offset(9), ce.Offset, args...)
+		require.Len(t, got, int(max(0, 9-from)), args...)
+		if last {
+			require.Equal(t, NoOffset, ce.Next, args...)
+		} else {
+			require.Equal(t, Offset(12), ce.Next, args...)
+		}
+	}
+}
+
 // TestFileCutUnderAReader shortens the file of an open log: an error, no crash.
 func TestFileCutUnderAReader(t *testing.T) {
 	fsys, dir := testDir(t)
