@@ -326,3 +326,89 @@ func TestEpochBeyondTheEndIsDropped(t *testing.T) {
 	require.Equal(t, wantValues(0, 10), readValues(t, p, Earliest))
 	require.NoError(t, l.Close())
 }
+
+// threeEpochs returns a log that was closed cleanly, of three epochs with 8 batches
+// each, in one file or in many.
+func threeEpochs(t *testing.T, segment int64) *memfs.FS {
+	t.Helper()
+	disk := memfs.New()
+	for life := range 3 {
+		l, err := openTuned(disk, "/data", nil, gapTuning)
+		require.NoError(t, err)
+		p := partOf(t, l, "topic", &TopicConfig{SegmentBytes: segment})
+		for i := range 8 {
+			at, err := p.Append(ctx, Record{Value: make([]byte, 700)})
+			require.NoError(t, err)
+			require.Equal(t, Offset(8*life+i), at)
+		}
+		if life == 2 {
+			require.NoError(t, l.Close())
+		} else {
+			require.NoError(t, kill(l))
+		}
+	}
+	return disk
+}
+
+// TestFlippedDigitOfAnEpoch changes each digit of leader-epoch-checkpoint, which has
+// no checksum: all can be read, from everywhere, and appends go on. If a
+// batch that is read when the log is opened has another epoch, all are read for
+// theirs, and the file is right again.
+func TestFlippedDigitOfAnEpoch(t *testing.T) {
+	name := "/data/topic-0/" + epochCheckpointName
+	const right = "0\n3\n0 0\n1 8\n2 16\n"
+	for _, segment := range []int64{1 << 20, 2048} {
+		for i := range right {
+			for digit := '0'; digit <= '9'; digit += 3 {
+				wrong := []byte(right)
+				if wrong[i] == ' ' || wrong[i] == '\n' || wrong[i] == byte(digit) {
+					continue
+				}
+				wrong[i] = byte(digit)
+				disk := threeEpochs(t, segment)
+				require.NoError(t, vfs.WriteFileAtomic(disk, "", name, wrong))
+				if segment > 2048 { // all of it is read
+					require.NoError(t, disk.Remove("/data/topic-0/"+segmentFileName(0, sealSuffix)))
+				}
+				l, err := openTuned(disk, "/data", nil, gapTuning)
+				require.NoError(t, err)
+				p := partOf(t, l, "topic", nil)
+				if segment > 2048 {
+					requireEpochs(t, []epochEntry{{0, 0}, {1, 8}, {2, 16}}, p)
+					data, err := vfs.ReadFile(disk, name, maxSideFile)
+					require.NoError(t, err)
+					require.Equal(t, right, string(data), "%q", wrong)
+				}
+				for from := range Offset(24) {
+					require.Len(t, readValues(t, p, from), int(24-from), "%q, from %d", wrong, from)
+				}
+				for _, seg := range p.segs.Load().list {
+					if seg != p.active() {
+						require.NoError(t, p.checkSealed(seg), "%q", wrong)
+					}
+				}
+				at, err := p.Append(ctx, Record{})
+				require.NoError(t, err, "%q", wrong)
+				require.Equal(t, Offset(24), at)
+				require.GreaterOrEqual(t, p.epoch, int32(2))
+				require.NoError(t, l.Close())
+			}
+		}
+	}
+}
+
+// TestWrongEpochsKeepTheLastOne spoils an epoch of the checkpoint whose last one has
+// lost all its batches: it is not begun again.
+func TestWrongEpochsKeepTheLastOne(t *testing.T) {
+	disk := threeEpochs(t, 1<<20)
+	name := "/data/topic-0/" + epochCheckpointName
+	require.NoError(t, vfs.WriteFileAtomic(disk, "", name, []byte("0\n4\n0 0\n1 9\n2 16\n7 24\n")))
+	require.NoError(t, disk.Remove("/data/topic-0/"+segmentFileName(0, sealSuffix))) // all of it is read
+	l, err := openTuned(disk, "/data", nil, gapTuning)
+	require.NoError(t, err)
+	p := partOf(t, l, "topic", nil)
+	_, err = p.Append(ctx, Record{})
+	require.NoError(t, err)
+	requireEpochs(t, []epochEntry{{0, 0}, {1, 8}, {2, 16}, {7, 24}}, p)
+	require.NoError(t, l.Close())
+}

@@ -232,6 +232,7 @@ type reader struct {
 	tail    *segment    // if not nil, what is not committed is read too, up to tailEnd of this segment
 	tailEnd int64       // likewise
 	passed  int32       // epoch of the batch before; noEpoch if that is not known
+	guessed bool        // passed is what leader-epoch-checkpoint had said
 	// passedOver is the batch before, if only its header was looked at.
 	passedOver batchPlace
 	epoch      int32        // of the batch whose records are in records
@@ -341,7 +342,7 @@ func (r *reader) find(s snapshot) (found bool, err error) {
 				return false, err
 			}
 		}
-		r.passed = r.p.epochBefore(r.expect)
+		r.passed, r.guessed = r.p.epochBefore(r.expect), true
 	}
 	r.win.limit = r.limit(r.seg)
 	for r.expect < hw {
@@ -375,6 +376,13 @@ func (r *reader) find(s snapshot) (found bool, err error) {
 // notThere decides what it means that the batch to come is not where it should
 // be, because of err. If the search goes on it returns true, and is where it does.
 func (r *reader) notThere(hw Offset, err error) (again bool, failed error) {
+	if r.guessed && isDamage(err) {
+		r.guessed = false
+		if epoch := r.epochFound(r.expect); epoch != r.passed {
+			r.passed = epoch // the checkpoint, which has no checksum, is wrong
+			return true, nil
+		}
+	}
 	end := errors.Is(err, io.EOF)
 	next := r.behindZeros(err)
 	if after := r.segs.after(r.seg); end && after != nil && after.base < hw {
@@ -393,6 +401,23 @@ func (r *reader) notThere(hw Offset, err error) (again bool, failed error) {
 	}
 	err = r.damage(r.pos, r.expect, err)
 	return r.leap(err), err
+}
+
+// epochFound returns the epoch of the last batch before offset o that can be read;
+// noEpoch if there is none.
+func (r *reader) epochFound(o Offset) int32 {
+	seg, epoch := r.segs.find(o-1), noEpoch
+	var w window
+	w.reset(seg, r.limit(seg))
+	pos, _, err := r.p.place(seg, &w, o-1)
+	for err == nil {
+		var b batch.Batch
+		if b, err = w.batch(pos); err != nil || Offset(b.NextOffset()) > o || b.Check() != nil {
+			break
+		}
+		pos, epoch = pos+int64(len(b)), b.LeaderEpoch()
+	}
+	return epoch
 }
 
 // blame goes back to the batch that was passed over, if that is the reason of err:
@@ -486,7 +511,7 @@ func (r *reader) leap(err error) bool {
 	} else {
 		r.pos = e.nextPos
 	}
-	r.expect, r.passed, r.passedOver = e.Next, r.p.epochBefore(e.Next), batchPlace{}
+	r.expect, r.passed, r.guessed, r.passedOver = e.Next, r.p.epochBefore(e.Next), true, batchPlace{}
 	return true
 }
 
@@ -494,7 +519,7 @@ func (r *reader) leap(err error) bool {
 func (r *reader) pass(b batch.Batch) {
 	r.pos += int64(len(b))
 	r.passedOver = batchPlace{}
-	r.expect, r.passed = Offset(b.NextOffset()), b.LeaderEpoch()
+	r.expect, r.passed, r.guessed = Offset(b.NextOffset()), b.LeaderEpoch(), false
 }
 
 // each calls body for the records of the batch in [next, until). It returns

@@ -29,17 +29,18 @@ const (
 
 // scan is what a partition's files were found to hold.
 type scan struct {
-	part     crashPart // what bounds say
-	known    bool      // they say something
-	whole    bool      // the epochs are not known, so everything is read
-	point    Offset    // the recovery point: all before it was flushed once
-	epoch    int32     // of the last batch; noEpoch if that is not known
-	segments []*segment
-	end      Offset     // after the last whole batch
-	before   Offset     // the same of the segments before the one that is scanned
-	begun    epochEntry // the last epoch that began, as its file says
-	torn     bool       // bytes behind it are to be cut
-	damaged  error      // *CorruptError of the first damage; nil if there is none
+	part       crashPart    // what bounds say
+	known      bool         // they say something
+	whole      bool         // the epochs are not known, so everything is read
+	checkpoint []epochEntry // the epochs that were read from the file
+	point      Offset       // the recovery point: all before it was flushed once
+	epoch      int32        // of the last batch; noEpoch if that is not known
+	segments   []*segment
+	end        Offset     // after the last whole batch
+	before     Offset     // the same of the segments before the one that is scanned
+	begun      epochEntry // the last epoch that began, as its file says
+	torn       bool       // bytes behind it are to be cut
+	damaged    error      // *CorruptError of the first damage; nil if there is none
 
 	// Of the segment that is being scanned, in the end the last one.
 
@@ -105,16 +106,8 @@ func (p *Partition) recover() (err error) {
 	if err := p.loadEpochs(s); err != nil {
 		return err
 	}
-	for i, seg := range s.segments {
-		s.seg, s.last = seg, i == len(s.segments)-1
-		if err := p.checkBase(s); err != nil {
-			return err
-		}
-		if s.trusted(i) {
-			p.trustSegment(s, s.segments[i+1].base)
-		} else if err := p.scanSegment(s); err != nil {
-			return err
-		}
+	if err := p.scanSegments(s); err != nil {
+		return err
 	}
 	if len(s.segments) > 0 && s.damaged == nil && s.end < s.part.start {
 		if err := p.goOnAtStart(s); err != nil {
@@ -144,11 +137,75 @@ func (p *Partition) recover() (err error) {
 		p.start = segs.start()
 	}
 	p.epochs.clamp(s.part.start, end)
+	p.keepEpochs(s)
 	p.asked = s.part.ceiling
 	p.damaged = s.damaged
 	p.end.Store(int64(end))
 	p.highWatermark.Store(int64(end))
 	return nil
+}
+
+// scanSegments reads what is to be read. If batches say that the epochs in the
+// checkpoint are wrong, which has no checksum, all are read for theirs. Then its last
+// epoch has begun only if no batches are where it should begin.
+func (p *Partition) scanSegments(s *scan) error {
+	s.checkpoint = p.epochs.load()
+	err := p.scanAll(s)
+	if !errors.Is(err, errWrongEpochs) {
+		return err
+	}
+	p.topic.log.opts.Logger.Warn("leader epochs are taken from the batches", "file", p.path(epochCheckpointName), "err", err)
+	last := s.begun
+	*s = scan{part: s.part, known: s.known, point: s.point, whole: true, epoch: noEpoch, segments: s.segments}
+	p.epochs, p.epoch = newEpochCache(nil), noEpoch
+	if err = p.scanAll(s); last.start < s.end || last.epoch <= p.epoch {
+		return err
+	}
+	s.begun, p.epoch = last, last.epoch // its batches are lost
+	p.epochs.assign(last.epoch, last.start)
+	return err
+}
+
+func (p *Partition) scanAll(s *scan) error {
+	for i, seg := range s.segments {
+		s.seg, s.last = seg, i == len(s.segments)-1
+		if err := p.checkBase(s); err != nil {
+			return err
+		}
+		if s.trusted(i) {
+			p.trustSegment(s, s.segments[i+1].base)
+		} else if err := p.scanSegment(s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// keepEpochs writes the epochs that were taken from the batches. If it cannot, they
+// are taken from there once more.
+func (p *Partition) keepEpochs(s *scan) {
+	if !s.whole || s.damaged != nil || p.segs.Load() == nil {
+		return
+	}
+	if err := vfs.WriteFileAtomic(p.topic.log.fs, siteEpochs, p.path(epochCheckpointName), p.epochs.format()); err != nil {
+		p.topic.log.opts.Logger.Warn("leader epochs are not written", "dir", p.dir, "err", err)
+	}
+}
+
+// errWrongEpochs: a batch has not the epoch that leader-epoch-checkpoint says.
+var errWrongEpochs = errors.New("the epochs are not those of the batches")
+
+// checkEpoch compares the epoch of b, which is whole and where it should be, with
+// the checkpoint. That was flushed before b was written. Only a truncation that a
+// crash has ended is ahead of batches, and these are not below the recovery point.
+// Of what is below the log start it need not say anything.
+func (s *scan) checkEpoch(b batch.Batch) error {
+	base := Offset(b.BaseOffset())
+	want, _ := newEpochCache(s.checkpoint).epochAt(base)
+	if s.whole || base < s.part.start || want == b.LeaderEpoch() || base >= s.point && want <= b.LeaderEpoch() {
+		return nil
+	}
+	return fmt.Errorf("%w: the batch at offset %d has epoch %d, not %d", errWrongEpochs, base, b.LeaderEpoch(), want)
 }
 
 // adopt makes what was scanned durable, and then the partition's.
@@ -316,6 +373,9 @@ func (p *Partition) checkBase(s *scan) error {
 	gap := base > s.end && s.last && s.end >= s.point
 	switch {
 	case err == nil:
+		if err := s.checkEpoch(b); err != nil {
+			return err
+		}
 		gap = follows(s.end, s.epoch, b)
 	case !isDamage(err) && !errors.Is(err, io.EOF):
 		return err
@@ -451,6 +511,11 @@ func (p *Partition) scanSegment(s *scan) (err error) {
 // checkScanned checks the next batch.
 func (p *Partition) checkScanned(b batch.Batch, s *scan) error {
 	err := b.Check()
+	if err == nil && Offset(b.BaseOffset()) == s.end {
+		if wrong := s.checkEpoch(b); wrong != nil {
+			return wrong
+		}
+	}
 	if err == nil {
 		err = checkFollows(s.end, s.epoch, b)
 	}

@@ -121,7 +121,7 @@ func (p *Partition) surveyed(seg *segment) int64 {
 func (p *Partition) survey(seg *segment, pace *pacer) (*segmentIndex, *seal, error) {
 	x := newSegmentIndex(seg.base)
 	found := newSegment(seg.base, nil).withIndex(x)
-	next, epoch := seg.base, p.epochBefore(seg.base)
+	next, epoch := seg.base, noEpoch // what goes over from one segment to the next, readers check
 	hash := xxhash.New()
 	var w window
 	w.reset(seg, p.surveyed(seg))
@@ -137,6 +137,9 @@ func (p *Partition) survey(seg *segment, pace *pacer) (*segmentIndex, *seal, err
 			if spare, _ := zeros(seg, found.size, w.limit); spare {
 				break // a crash brought back what was cut
 			}
+		}
+		if found.size == 0 && err == nil && Offset(b.BaseOffset()) != next {
+			epoch = p.epochBefore(next) // behind a gap
 		}
 		if err == nil {
 			err = errors.Join(checkFollows(next, epoch, b), b.Check())

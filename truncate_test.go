@@ -973,6 +973,8 @@ func (r *replicaRun) keptEpoch() error {
 	if err := errors.Join(r.l.Close(), flushSideFiles(r.mem)); err != nil {
 		return err
 	}
+	r.made = true
+	defer func() { r.made = false }()
 	for seed := range uint64(40) { // the names of the side files have to survive too
 		if _, err := r.check(r.mem.CrashClone(seed), []legalLog{{batches: all, least: len(all)}}); err != nil {
 			return fmt.Errorf("an epoch that was kept: %w", err)
@@ -1174,8 +1176,8 @@ func (r *replicaRun) verify(disk *memfs.FS, seed uint64) error {
 	if p == nil {
 		return l.Close()
 	}
-	if r.made && strings.Contains(log.String(), "leader epochs are taken") {
-		return errors.New("the epochs are lost")
+	if err := lostEpochs(log.String()); r.made && err != nil {
+		return err
 	}
 	found, err := r.found(p)
 	if err != nil {
@@ -1199,14 +1201,27 @@ func (r *replicaRun) verify(disk *memfs.FS, seed uint64) error {
 func (r *replicaRun) check(disk *memfs.FS, legal []legalLog) (found legalLog, err error) {
 	fsys := errfs.New(disk)
 	fsys.Skip(r.skip)
-	l, err := openReplica(fsys, io.Discard)
+	var log strings.Builder
+	l, err := openReplica(fsys, &log)
 	if err != nil {
 		return found, err
 	}
 	if p := partitionOf(l, "topic"); p != nil {
 		found, err = (&replicaRun{legal: legal}).found(p)
 	}
+	if r.made {
+		err = errors.Join(err, lostEpochs(log.String()))
+	}
 	return found, errors.Join(err, l.Close())
+}
+
+// lostEpochs says from what was logged that all batches had to be read for their
+// epochs.
+func lostEpochs(log string) error {
+	if strings.Contains(log, "leader epochs are taken") {
+		return errors.New("the epochs are lost")
+	}
+	return nil
 }
 
 // found returns what p has as a replica, which must be a legal log.
