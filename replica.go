@@ -332,6 +332,9 @@ func (p *Partition) boundary(seg *segment, limit int64, o Offset) (pos int64, en
 		}
 		if err != nil {
 			if isDamage(err) {
+				if spare, failed := zeros(seg, pos, limit); spare || failed != nil {
+					return pos, end, failed // a crash brought back what was cut
+				}
 				err = &CorruptError{File: seg.file.Name(), Pos: pos, Offset: end, Next: NoOffset, Err: err}
 			}
 			return 0, 0, err

@@ -326,6 +326,33 @@ func TestHighWatermarkIsSetBeforeACut(t *testing.T) {
 	})
 }
 
+// A crash may bring back space that was cut behind the end of a segment. Neither a
+// high watermark nor a cut in the one that follows takes that for damage.
+func TestSpaceBehindASegmentIsNoDamage(t *testing.T) {
+	fsys, dir := testDir(t)
+	cfg := &TopicConfig{SegmentBytes: 1024}
+	l := openAt(t, fsys, dir, nil)
+	p := partOf(t, l, "topic", cfg)
+	require.NoError(t, p.becomeReplica(ctx, 0))
+	all := []sent{{0, 1, 1, 0}, {1, 3, 1, 1000}, {4, 1, 1, 1000}}
+	replicate(t, p, all)
+	require.Equal(t, []Offset{0, 1, 4}, segmentBases(p))
+	require.NoError(t, l.Close())
+	for _, spare := range []int64{20, 3000} {
+		edit(t, fsys, p.path(logFileName(0)), func(f vfs.File, _ int64) error { return f.Truncate(int64(len(all[0].encode())) + spare) })
+		l = openAt(t, fsys, dir, nil)
+		p = partOf(t, l, "topic", nil)
+		require.NoError(t, p.becomeReplica(ctx, 2))
+		requireSent(t, all[:1], p)
+		require.NoError(t, p.truncateTo(ctx, 3))
+		require.Equal(t, Offset(1), p.Bounds().End)
+		replicate(t, p, all[1:])
+		showAll(t, p)
+		requireSent(t, all, p)
+		require.NoError(t, l.Close())
+	}
+}
+
 // Where a high watermark cannot be found since a header is damaged, it stays, and
 // the error says where. The partition goes on.
 func TestHighWatermarkBehindADamagedHeader(t *testing.T) {
