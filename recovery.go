@@ -214,6 +214,11 @@ func (p *Partition) adopt(s *scan) error {
 	if s.damaged == nil && s.end == s.segments[0].base && !p.keepsEmpty(s) {
 		// Nothing in it was ever acknowledged, and the directory may be half
 		// made: the first append makes it anew, perhaps for another offset.
+		// Where it would have begun is not where the log does, unless bounds say so.
+		if s.known {
+			s.end = s.part.start
+			p.flushed = s.end
+		}
 		return p.removeLast(s)
 	}
 	for n := len(s.segments); s.damaged == nil && s.seg.size == 0 && n > 1 && s.segments[n-2].size == 0; n-- {
@@ -336,6 +341,13 @@ func (p *Partition) openSegments(s *scan) error {
 		p.deleted, s.segments = append(p.deleted, s.segments[0]), s.segments[1:] // it is below the start
 	}
 	_ = p.removeDeleted() // what cannot be removed is in nobody's way, and tried again
+	for len(s.segments) > 1 && s.point <= s.part.start && allEmpty(s.segments) {
+		// First appends have made them, at one offset and then at another, and none
+		// came to its end: there may be nothing else in the directory.
+		if err := p.giveUp(s, 0); err != nil {
+			return err
+		}
+	}
 	if len(s.segments) > 0 {
 		return nil
 	}
@@ -344,6 +356,11 @@ func (p *Partition) openSegments(s *scan) error {
 	}
 	s.end = s.part.start // which a truncation may have moved
 	return nil
+}
+
+// allEmpty says that no file has a byte.
+func allEmpty(segments []*segment) bool {
+	return !slices.ContainsFunc(segments, func(s *segment) bool { return s.size > 0 })
 }
 
 // checkBase checks that a file begins where the one before ended, or behind a

@@ -273,6 +273,122 @@ func TestReplicaOfASparseLog(t *testing.T) {
 	}
 }
 
+// A leader's first batch may be behind a gap: the log starts with it, and its bounds
+// are in order before anything is committed.
+func TestReplicaThatStartsBehindAGap(t *testing.T) {
+	p := newPart(t, nil)
+	require.NoError(t, p.becomeReplica(ctx, 0))
+	for _, base := range []Offset{10, 105} {
+		all := run(base, int32(base), 3)
+		replicate(t, p, all)
+		end := endOf(base, all)
+		require.Equal(t, Bounds{Start: base, LastStable: base, HighWatermark: base, End: end}, p.Bounds())
+		requireSent(t, nil, p)
+		showAll(t, p)
+		requireSent(t, all, p)
+		require.NoError(t, p.truncateFullyAndStartAt(ctx, 100))
+	}
+}
+
+// A first append that failed has begun the log at its offset. Behind a gap another
+// one begins it anew: what is appended there is found again.
+func TestFirstAppendThatFailsLeavesNoGap(t *testing.T) {
+	for _, flush := range []FlushPolicy{FlushBeforeAck, FlushAsync} {
+		fsys := errfs.New(memfs.New())
+		l, err := open(fsys, "/data", nil)
+		require.NoError(t, err)
+		p := partOf(t, l, "topic", &TopicConfig{Flush: flush, FlushInterval: Forever})
+		require.NoError(t, p.becomeReplica(ctx, 0))
+		for _, kind := range []errfs.Kind{errfs.Write, errfs.MapWrite} {
+			fsys.Add(errfs.Rule{Kind: kind, Name: p.path(logFileName(0)), Times: 1, Err: vfs.ErrNoSpace})
+		}
+		_, err = p.appendReplica(ctx, sent{0, 1, 0, 0}.encode())
+		require.ErrorIs(t, err, ErrDiskFull)
+		all := run(10, 1, 3)
+		replicate(t, p, all)
+		require.Equal(t, Offset(10), p.Bounds().Start)
+		require.NoError(t, kill(l))
+		l, err = open(fsys, "/data", nil)
+		require.NoError(t, err)
+		p = partOf(t, l, "topic", nil)
+		requireSent(t, all, p)
+		require.Equal(t, []Offset{10}, segmentBases(p))
+		require.NoError(t, l.Close())
+	}
+}
+
+// A replica that begins anew, behind a gap, has the process killed before its
+// directory is whole: the file that was made is not one that others are missing
+// before.
+func TestKilledWhileBeginningAnewBehindAGap(t *testing.T) {
+	fsys := errfs.New(memfs.New())
+	l, err := open(fsys, "/data", nil)
+	require.NoError(t, err)
+	p := partOf(t, l, "topic", nil)
+	require.NoError(t, p.becomeReplica(ctx, 0))
+	require.NoError(t, p.truncateFullyAndStartAt(ctx, 10))
+	remove := fsys.FailSite(siteEpochs+".flush", 1, vfs.ErrNoSpace)
+	_, err = p.appendReplica(ctx, sent{20, 1, 0, 0}.encode())
+	require.ErrorIs(t, err, ErrDiskFull)
+	remove()
+	require.NoError(t, kill(l))
+	l = openAt(t, fsys, "/data", nil)
+	p = partOf(t, l, "topic", nil)
+	require.NoError(t, p.becomeReplica(ctx, 0))
+	all := run(20, 1, 3)
+	replicate(t, p, all)
+	showAll(t, p)
+	requireSent(t, all, p)
+}
+
+// A first append that fails behind a gap leaves a file. A truncation that begins the
+// log before that is not forgotten for its sake when the process is killed.
+func TestUnfinishedFileIsNoStart(t *testing.T) {
+	fsys := errfs.New(memfs.New())
+	l, err := open(fsys, "/data", nil)
+	require.NoError(t, err)
+	p := partOf(t, l, "topic", nil)
+	require.NoError(t, p.becomeReplica(ctx, 0))
+	require.NoError(t, p.truncateFullyAndStartAt(ctx, 3))
+	remove := fsys.FailSite(siteEpochs+".flush", 1, vfs.ErrNoSpace)
+	_, err = p.appendReplica(ctx, sent{5, 1, 0, 0}.encode())
+	require.ErrorIs(t, err, ErrDiskFull)
+	remove()
+	require.NoError(t, p.truncateTo(ctx, 0))
+	require.NoError(t, kill(l))
+	l = openAt(t, fsys, "/data", nil)
+	p = partOf(t, l, "topic", nil)
+	require.NoError(t, p.becomeReplica(ctx, 0))
+	require.Equal(t, Bounds{}, p.Bounds())
+}
+
+// Two first appends fail, at different offsets, before the directory is whole, and
+// the process is killed: nothing was appended, and nothing is missed.
+func TestFirstAppendsThatFailElsewhere(t *testing.T) {
+	fsys := errfs.New(memfs.New())
+	l, err := open(fsys, "/data", nil)
+	require.NoError(t, err)
+	p := partOf(t, l, "topic", nil)
+	require.NoError(t, p.becomeReplica(ctx, 0))
+	for _, base := range []Offset{0, 10} {
+		remove := fsys.FailSite(siteEpochs+".flush", 1, vfs.ErrNoSpace)
+		_, err := p.appendReplica(ctx, sent{base, 1, 0, 0}.encode())
+		require.ErrorIs(t, err, ErrDiskFull)
+		remove()
+	}
+	require.NoError(t, kill(l))
+	for range 2 {
+		l, err := open(fsys, "/data", nil)
+		require.NoError(t, err)
+		p = partOf(t, l, "topic", nil)
+		require.NoError(t, p.becomeReplica(ctx, 0))
+		all := run(p.Bounds().End, 1, 3)
+		replicate(t, p, all)
+		showAll(t, p)
+		require.NoError(t, l.Close())
+	}
+}
+
 // The high watermark is between start and end, at the end of a batch, and only
 // rises; what is shown ends there. Kafka: UnifiedLogTest, "high watermark".
 func TestHighWatermarkOfAReplica(t *testing.T) {

@@ -134,18 +134,32 @@ func (p *Partition) begin(end Offset, epoch int32) error {
 		}
 		return err
 	}
-	switch {
-	case next == nil:
-	case old == nil:
-		p.segs.Store(new(segmentSet).with(next))
-	default:
-		p.segs.Store(p.segs.Load().withoutActive().with(next))
-	}
-	p.end.Store(int64(end))
+	p.showBegun(old, next, end)
 	p.begun, p.epoch, p.ceiling = true, epoch, p.asked
 	p.publishChange(false)
 	p.mu.Unlock()
 	return nil
+}
+
+// showBegun shows the segment that the log goes on with at end, if it is not the
+// old one. A leader's first batch may be behind a gap: the log starts there then, and
+// bounds are in order for whoever looks. Called under mu.
+func (p *Partition) showBegun(old, next *segment, end Offset) {
+	segs := p.segs.Load()
+	switch {
+	case next == nil:
+	case old == nil:
+		segs = new(segmentSet).with(next)
+	default:
+		segs = segs.withoutActive().with(next)
+	}
+	if Offset(p.highWatermark.Load()) < end && end == segs.start() {
+		p.cuts.Add(1)
+		defer p.cuts.Add(1)
+		p.highWatermark.Store(int64(end))
+	}
+	p.segs.Store(segs)
+	p.end.Store(int64(end))
 }
 
 // segmentToBegin makes the segment that the log goes on with at end, and its
