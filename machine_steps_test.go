@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -42,6 +43,15 @@ func newMachine(t *rapid.T, skip vfs.Site) *machine {
 		}
 		m.topics = append(m.topics, top)
 	}
+	for i, flush := range policies {
+		m.replicas = append(m.replicas, &machineReplica{
+			machineTopic: &machineTopic{name: string(rune('r' + i)), cfg: TopicConfig{
+				Flush: flush, FlushInterval: Forever, Retention: Forever, SegmentBytes: rapid.SampledFrom([]int64{4096, 1024, 12 << 10}).Draw(t, "segment bytes"),
+			}},
+			model: &model.Replica{Durable: flush == FlushBeforeAck},
+			ends:  map[int32]Offset{}, sent: map[model.Record]bool{},
+		})
+	}
 	return m
 }
 
@@ -56,6 +66,7 @@ func (m *machine) live(t *rapid.T) (broken error) {
 		"flush": m.flushAll, "create": m.createOne,
 		"fail": m.failSome, "die": m.dieSome, "stop": m.stop,
 		"delete": m.deleteBefore, "retain": m.retain,
+		"replicate": m.replicateSome, "replicate again": m.replicateSome, "show": m.showSome, "truncate": m.truncateSome,
 	}
 	actions := map[string]func(*rapid.T){}
 	for name, step := range steps {
@@ -377,12 +388,21 @@ func (m *machine) close(seed uint64, deaths []*death, f *fault) error {
 			mp.Closed(clean)
 		}
 	}
+	for _, r := range m.replicas {
+		if clean && r.ready {
+			r.model.Flushed(math.MaxInt64)
+		}
+		r.ready = false
+	}
 	if dead {
 		return m.open(m.gone(), deaths, f)
 	}
 	disk := m.disk
 	if seed%2 == 1 {
 		disk = m.disk.CrashClone(seed)
+		for _, r := range m.replicas {
+			r.model.PowerCut()
+		}
 		for _, top := range m.topics {
 			for _, mp := range top.parts {
 				mp.PowerCut()

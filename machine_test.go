@@ -31,6 +31,7 @@ type machine struct {
 	bootUnknown bool     // the system does not tell one boot from another
 	tuning      tuning
 	topics      []*machineTopic
+	replicas    []*machineReplica
 	batches     int // so far
 	*process
 }
@@ -188,6 +189,11 @@ func (m *machine) gone() *memfs.FS {
 			}
 		}
 	}
+	for _, r := range m.replicas {
+		if r.ready = false; m.clone != nil {
+			r.model.PowerCut()
+		}
+	}
 	if m.clone != nil {
 		return m.clone
 	}
@@ -220,26 +226,48 @@ func (m *machine) hasFailed(top *machineTopic, i int) bool {
 // opened compares a log that was just opened with what may be there.
 func (m *machine) opened() error {
 	for _, top := range m.topics {
-		t, err := m.l.Topic(top.name)
-		switch {
-		case err == nil && !top.tried:
-			return fmt.Errorf("topic %s appears", top.name)
-		case err == nil && top.id != [16]byte{} && top.id != t.ID():
-			return fmt.Errorf("topic %s has another id", top.name)
-		case err != nil && top.id != [16]byte{}:
-			return fmt.Errorf("topic %s is lost: %w", top.name, err)
-		case err != nil:
-			top.tried = false
+		t, err := m.openedTopic(top)
+		if err != nil {
+			return err
+		}
+		if t == nil {
 			continue
 		}
-		top.id = t.ID()
 		for p := range t.Partitions() {
 			if err := m.openedPartition(top, p); err != nil {
 				return fmt.Errorf("%v: %w", p.name(), err)
 			}
 		}
 	}
+	for _, r := range m.replicas {
+		t, err := m.openedTopic(r.machineTopic)
+		if err == nil && t != nil {
+			err = m.openedReplica(r, m.partition(r.machineTopic, 0))
+		}
+		if err != nil {
+			return fmt.Errorf("replica %s: %w", r.name, err)
+		}
+	}
 	return nil
+}
+
+// openedTopic returns a topic of a log that was just opened; nil if it may not be
+// there, and is not.
+func (m *machine) openedTopic(top *machineTopic) (*Topic, error) {
+	t, err := m.l.Topic(top.name)
+	switch {
+	case err == nil && !top.tried:
+		return nil, fmt.Errorf("topic %s appears", top.name)
+	case err == nil && top.id != [16]byte{} && top.id != t.ID():
+		return nil, fmt.Errorf("topic %s has another id", top.name)
+	case err != nil && top.id != [16]byte{}:
+		return nil, fmt.Errorf("topic %s is lost: %w", top.name, err)
+	case err != nil:
+		top.tried = false
+		return nil, nil
+	}
+	top.id = t.ID()
+	return t, nil
 }
 
 func (m *machine) openedPartition(top *machineTopic, p *Partition) error {
@@ -335,6 +363,11 @@ func (m *machine) compareNew() error {
 			p.mu.Lock()
 			mp.Flushed(int64(p.flushed))
 			p.mu.Unlock()
+		}
+	}
+	for _, r := range m.replicas {
+		if err := m.compareReplica(r); err != nil {
+			return fmt.Errorf("replica %s: %w", r.name, err)
 		}
 	}
 	return nil
