@@ -226,22 +226,12 @@ func (c *crashRun) crash(op errfs.Op) {
 // promised; then what it shows must survive the next crash, which comes at any
 // operation of recovery or right after it; and the log must go on.
 func (c *crashRun) verify(disk *memfs.FS, seed uint64) error {
-	fsys := errfs.New(disk)
-	fsys.Skip(c.skip)
-	var mu sync.Mutex // opening flushes in the background
-	var again error
-	fsys.OnOp(func(op errfs.Op) error {
-		mu.Lock()
-		defer mu.Unlock()
-		if again == nil && op.N%19 == int64(seed)%19 {
-			_, again = c.check(disk.CrashClone(seed), c.acked, 0)
-		}
-		return nil
+	l, err := crashWhileOpening(disk, c.skip, seed, openCrashed, func(disk *memfs.FS) error {
+		_, err := c.check(disk, c.acked, 0)
+		return err
 	})
-	l, err := openCrashed(fsys)
-	fsys.OnOp(nil)
-	if err != nil || again != nil {
-		return errors.Join(err, again)
+	if err != nil {
+		return err
 	}
 	sure, later, err := c.compare(l, c.acked, 0)
 	if err != nil {
@@ -276,6 +266,28 @@ func (c *crashRun) verify(disk *memfs.FS, seed uint64) error {
 		return fmt.Errorf("after one more append: %w", err)
 	}
 	return l.Close()
+}
+
+// crashWhileOpening opens a log with a site left out, and lets the power fail before
+// some of the operations of that: check gets the states.
+func crashWhileOpening(
+	disk *memfs.FS, skip vfs.Site, seed uint64, open func(vfs.FS) (*Log, error), check func(*memfs.FS) error,
+) (*Log, error) {
+	fsys := errfs.New(disk)
+	fsys.Skip(skip)
+	var mu sync.Mutex // opening flushes in the background
+	var broken error
+	fsys.OnOp(func(op errfs.Op) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if broken == nil && op.N%19 == int64(seed)%19 {
+			broken = check(disk.CrashClone(seed))
+		}
+		return nil
+	})
+	l, err := open(fsys)
+	fsys.OnOp(nil)
+	return l, errors.Join(err, broken)
 }
 
 // check opens disk and compares.

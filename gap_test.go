@@ -40,6 +40,21 @@ func afterLoss(t *testing.T, kept int) *memfs.FS {
 	})
 }
 
+// noSpaceFor lets nothing be written to files, until remove is called.
+func noSpaceFor(fsys *errfs.FS, names ...string) (remove func()) {
+	var all []func()
+	for _, name := range names {
+		for _, kind := range []errfs.Kind{errfs.Write, errfs.Allocate} {
+			all = append(all, fsys.Add(errfs.Rule{Kind: kind, Name: name, Err: vfs.ErrNoSpace}))
+		}
+	}
+	return func() {
+		for _, remove := range all {
+			remove()
+		}
+	}
+}
+
 // TestGapOutlivesAFailedFirstAppend begins an incarnation behind a gap, with a
 // full disk for its first batch. Then the process is killed, or the log closed:
 // the gap is there afterwards, and nothing is taken for damage.
@@ -48,13 +63,10 @@ func TestGapOutlivesAFailedFirstAppend(t *testing.T) {
 		disk := afterLoss(t, 3)
 		fsys := errfs.New(disk)
 		l, p := openGap(t, fsys)
-		name := "/data/topic-0/" + logFileName(0)
-		write := fsys.Add(errfs.Rule{Kind: errfs.Write, Name: name, Err: vfs.ErrNoSpace})
-		allocate := fsys.Add(errfs.Rule{Kind: errfs.Allocate, Name: name, Err: vfs.ErrNoSpace})
+		remove := noSpaceFor(fsys, p.path(logFileName(0)))
 		_, err := p.Append(ctx, Record{})
 		require.ErrorIs(t, err, ErrDiskFull)
-		write()
-		allocate()
+		remove()
 		if closed {
 			require.NoError(t, l.Close())
 		} else {
@@ -287,9 +299,7 @@ func TestEmptyFileBehindAGapIsNoDamage(t *testing.T) {
 		}
 		fsys := errfs.New(disk)
 		l, p = openGap(t, fsys)
-		name := p.path(logFileName(Offset(p.end.Load())))
-		fsys.Add(errfs.Rule{Kind: errfs.Write, Name: name, Err: vfs.ErrNoSpace})
-		fsys.Add(errfs.Rule{Kind: errfs.Allocate, Name: name, Err: vfs.ErrNoSpace})
+		noSpaceFor(fsys, p.path(logFileName(Offset(p.end.Load()))))
 		require.LessOrEqual(t, p.entry.part.flushed, Offset(1))
 		_, err = p.Append(ctx, big)
 		require.ErrorIs(t, err, ErrDiskFull)

@@ -575,18 +575,10 @@ func TestReplicaHasNoGapAtItsEnd(t *testing.T) {
 			fsys := errfs.New(disk)
 			l, p := openGap(t, fsys)
 			if begun {
-				var remove []func()
-				for _, kind := range []errfs.Kind{errfs.Write, errfs.Allocate} {
-					for _, base := range []Offset{0, 100} {
-						rule := errfs.Rule{Kind: kind, Name: p.path(logFileName(base)), Err: vfs.ErrNoSpace}
-						remove = append(remove, fsys.Add(rule))
-					}
-				}
+				remove := noSpaceFor(fsys, p.path(logFileName(0)), p.path(logFileName(100)))
 				_, err := p.Append(ctx, Record{})
 				require.ErrorIs(t, err, ErrDiskFull)
-				for _, f := range remove {
-					f()
-				}
+				remove()
 			}
 			require.Equal(t, Offset(100), p.Bounds().End)
 			require.NoError(t, p.becomeReplica(ctx, 100))

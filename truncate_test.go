@@ -1154,23 +1154,14 @@ func (r *replicaRun) reopen() error {
 // survives the next crash, also one during recovery. As a replica it takes
 // another leader's batch, behind which nothing old appears.
 func (r *replicaRun) verify(disk *memfs.FS, seed uint64) error {
-	fsys := errfs.New(disk)
-	fsys.Skip(r.skip)
-	var mu sync.Mutex // opening flushes in the background
-	var again error
-	fsys.OnOp(func(op errfs.Op) error {
-		mu.Lock()
-		defer mu.Unlock()
-		if again == nil && op.N%19 == int64(seed)%19 {
-			_, again = r.check(disk.CrashClone(seed), r.legal)
-		}
-		return nil
-	})
 	var log strings.Builder
-	l, err := openReplica(fsys, &log)
-	fsys.OnOp(nil)
-	if err != nil || again != nil {
-		return errors.Join(err, again)
+	openLogged := func(fsys vfs.FS) (*Log, error) { return openReplica(fsys, &log) }
+	l, err := crashWhileOpening(disk, r.skip, seed, openLogged, func(disk *memfs.FS) error {
+		_, err := r.check(disk, r.legal)
+		return err
+	})
+	if err != nil {
+		return err
 	}
 	p := partitionOf(l, "topic")
 	if p == nil {
