@@ -461,6 +461,7 @@ func TestMachineFindsWhatIsLeftOut(t *testing.T) {
 	for _, site := range []vfs.Site{
 		siteFlush, siteRecoveryFlush, siteRollFlushed, siteRollSyncDir, siteCeiling, siteBeginBounds, siteCloseBounds,
 		sitePartitionParent, siteEpochs + ".flush", siteStart,
+		siteTruncateBounds, siteTruncateDir, siteTruncateFlush, siteTruncateCopy, siteTruncateSwap, siteRestartBounds,
 	} {
 		lives := rapid.Custom(func(t *rapid.T) error { return newMachine(t, site).live(t) })
 		var broken error
