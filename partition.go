@@ -32,6 +32,10 @@ type Partition struct {
 
 	unclean bool // it was not closed cleanly: appending begins a new epoch
 	epochs  *epochCache
+	// staleEpochs says that leader-epoch-checkpoint may not be what epochs are: it has
+	// one that was to begin at the end, or beyond. Guarded by mu. Before the next append
+	// it is written, since an earlier epoch may go on there.
+	staleEpochs bool
 
 	// segs is replaced as a whole, under mu. Nil until there is a file.
 	segs atomic.Pointer[segmentSet]
@@ -55,6 +59,7 @@ type Partition struct {
 	deleted         []*segment    // those below the start whose files are still there
 	begun           bool          // this incarnation may append
 	mustRoll        bool          // a roll has failed on its way
+	unfinished      Offset        // of a file that was begun and is no segment yet, or NoOffset; for changes
 	start           Offset        // of the log, as bounds have it or are to have it
 	dataEnd         Offset        // after the last batch: below end in a gap
 	epoch           int32         // of batches that are appended; until begun the highest known, or noEpoch
@@ -109,7 +114,7 @@ type Bounds struct {
 }
 
 func newPartition(t *Topic, index int, dir string) *Partition {
-	p := &Partition{topic: t, index: index, dir: dir, epochs: newEpochCache(nil), epoch: noEpoch}
+	p := &Partition{topic: t, index: index, dir: dir, epochs: newEpochCache(nil), epoch: noEpoch, unfinished: NoOffset}
 	p.users.Store(1)
 	if t.log.view != nil {
 		p.shadow = newShadow()
@@ -358,7 +363,7 @@ func (p *Partition) lockWithRoom(ctx context.Context, b batch.Batch, now int64) 
 		var change func() error
 		switch {
 		case p.changing != nil:
-		case !p.begun || epoch > p.epoch:
+		case !p.begun || epoch > p.epoch || p.staleEpochs:
 			change = func() error { return p.beginAppending(epoch, base) }
 		case p.mustRoll || p.active().shouldRoll(b, end, now, p.topic.config()):
 			change = p.roll

@@ -137,6 +137,9 @@ func (p *Partition) recover() (err error) {
 		p.start = segs.start()
 	}
 	p.epochs.clamp(s.part.start, end)
+	checkpoint := newEpochCache(s.checkpoint)
+	checkpoint.truncateFromStart(s.part.start) // of what is below, it may say more
+	p.staleEpochs = !slices.Equal(checkpoint.load(), p.epochs.load())
 	p.keepEpochs(s)
 	p.asked = s.part.ceiling
 	p.damaged = s.damaged
@@ -189,7 +192,9 @@ func (p *Partition) keepEpochs(s *scan) {
 	}
 	if err := vfs.WriteFileAtomic(p.topic.log.fs, siteEpochs, p.path(epochCheckpointName), p.epochs.format()); err != nil {
 		p.topic.log.opts.Logger.Warn("leader epochs are not written", "dir", p.dir, "err", err)
+		return
 	}
+	p.staleEpochs = false
 }
 
 // errWrongEpochs: a batch has not the epoch that leader-epoch-checkpoint says.
@@ -269,10 +274,16 @@ func (p *Partition) removeLast(s *scan) error {
 }
 
 // keepsEmpty says that the only file has no batch because all were deleted, as
-// bounds say: it is where the log goes on.
+// bounds say: it is where the log goes on. Of a replica that was to begin there they
+// say the same before its directory is whole.
 func (p *Partition) keepsEmpty(s *scan) bool {
-	return len(s.segments) == 1 && s.damaged == nil && s.fileSize == 0 && s.known && s.part.start > 0 &&
+	kept := len(s.segments) == 1 && s.damaged == nil && s.fileSize == 0 && s.known && s.part.start > 0 &&
 		s.seg.base == s.part.start && s.end == s.part.start && p.goesOnAt(s) == s.end
+	if kept {
+		_, err := p.topic.log.fs.Stat(p.path(partitionMetadataName))
+		kept = !errors.Is(err, fs.ErrNotExist)
+	}
+	return kept
 }
 
 // goesOnAt returns the offset at which the log goes on.

@@ -317,32 +317,34 @@ func TestFirstAppendThatFailsLeavesNoGap(t *testing.T) {
 	}
 }
 
-// A replica that begins anew, behind a gap, has the process killed before its
+// A replica that begins anew, behind a gap or not, has the process killed before its
 // directory is whole: the file that was made is not one that others are missing
-// before.
+// before, nor one of which all was deleted.
 func TestKilledWhileBeginningAnewBehindAGap(t *testing.T) {
-	fsys := errfs.New(memfs.New())
-	l, err := open(fsys, "/data", nil)
-	require.NoError(t, err)
-	p := partOf(t, l, "topic", nil)
-	require.NoError(t, p.becomeReplica(ctx, 0))
-	require.NoError(t, p.truncateFullyAndStartAt(ctx, 10))
-	remove := fsys.FailSite(siteEpochs+".flush", 1, vfs.ErrNoSpace)
-	_, err = p.appendReplica(ctx, sent{20, 1, 0, 0}.encode())
-	require.ErrorIs(t, err, ErrDiskFull)
-	remove()
-	require.NoError(t, kill(l))
-	l = openAt(t, fsys, "/data", nil)
-	p = partOf(t, l, "topic", nil)
-	require.NoError(t, p.becomeReplica(ctx, 0))
-	all := run(20, 1, 3)
-	replicate(t, p, all)
-	showAll(t, p)
-	requireSent(t, all, p)
+	for _, base := range []Offset{10, 20} {
+		fsys := errfs.New(memfs.New())
+		l, err := open(fsys, "/data", nil)
+		require.NoError(t, err)
+		p := partOf(t, l, "topic", nil)
+		require.NoError(t, p.becomeReplica(ctx, 0))
+		require.NoError(t, p.truncateFullyAndStartAt(ctx, 10))
+		remove := fsys.FailSite(siteEpochs+".flush", 1, vfs.ErrNoSpace)
+		_, err = p.appendReplica(ctx, sent{base, 1, 0, 0}.encode())
+		require.ErrorIs(t, err, ErrDiskFull)
+		remove()
+		require.NoError(t, kill(l))
+		l = openAt(t, fsys, "/data", nil)
+		p = partOf(t, l, "topic", nil)
+		require.NoError(t, p.becomeReplica(ctx, 0))
+		all := run(base, 1, 3)
+		replicate(t, p, all)
+		showAll(t, p)
+		requireSent(t, all, p)
+	}
 }
 
-// A first append that fails behind a gap leaves a file. A truncation that begins the
-// log before that is not forgotten for its sake when the process is killed.
+// A first append that fails behind a gap leaves a file. That the log begins before
+// that is not forgotten for its sake when the process is killed.
 func TestUnfinishedFileIsNoStart(t *testing.T) {
 	fsys := errfs.New(memfs.New())
 	l, err := open(fsys, "/data", nil)
@@ -354,12 +356,142 @@ func TestUnfinishedFileIsNoStart(t *testing.T) {
 	_, err = p.appendReplica(ctx, sent{5, 1, 0, 0}.encode())
 	require.ErrorIs(t, err, ErrDiskFull)
 	remove()
-	require.NoError(t, p.truncateTo(ctx, 0))
 	require.NoError(t, kill(l))
 	l = openAt(t, fsys, "/data", nil)
 	p = partOf(t, l, "topic", nil)
 	require.NoError(t, p.becomeReplica(ctx, 0))
-	require.Equal(t, Bounds{}, p.Bounds())
+	require.Equal(t, Bounds{3, 3, 3, 3}, p.Bounds())
+}
+
+// An epoch that began at the end, and of which no batch was kept, is in the checkpoint.
+// A replica's leader may go on there in an earlier one: after a clean stop the
+// checkpoint has that.
+func TestEpochWithoutABatchIsForgotten(t *testing.T) {
+	fsys := errfs.New(memfs.New())
+	l, err := open(fsys, "/data", nil)
+	require.NoError(t, err)
+	p := partOf(t, l, "topic", nil)
+	require.NoError(t, p.becomeReplica(ctx, 0))
+	all := run(0, 7, 3)
+	replicate(t, p, all)
+	remove := fsys.FailSite(siteBeginBounds, 1, vfs.ErrNoSpace)
+	write := noSpaceFor(fsys, p.path(logFileName(0)))
+	_, err = p.appendReplica(ctx, sent{6, 1, 8, 0}.encode())
+	require.ErrorIs(t, err, ErrDiskFull)
+	remove()
+	write()
+	require.NoError(t, kill(l))
+	l, err = open(fsys, "/data", nil)
+	require.NoError(t, err)
+	p = partOf(t, l, "topic", nil)
+	require.NoError(t, p.becomeReplica(ctx, 0))
+	all = append(all, run(6, 7, 3)...)
+	replicate(t, p, all[3:])
+	data, err := vfs.ReadFile(fsys, p.path(epochCheckpointName), maxSideFile)
+	require.NoError(t, err)
+	require.Equal(t, "0\n1\n7 0\n", string(data))
+	require.NoError(t, l.Close())
+	p = partOf(t, openAt(t, fsys, "/data", nil), "topic", nil)
+	requireSent(t, all, p)
+	requireEpochs(t, epochsIn(all), p)
+}
+
+// An epoch does not begin, since the disk is full: an earlier one goes on where it was
+// to begin, in memory and in the checkpoint, before its batches are written.
+func TestEarlierEpochGoesOnWhereOneDidNotBegin(t *testing.T) {
+	for _, site := range []vfs.Site{siteEpochs + ".syncdir", siteBeginBounds} {
+		fsys := errfs.New(memfs.New())
+		l, err := open(fsys, "/data", nil)
+		require.NoError(t, err)
+		p := partOf(t, l, "topic", nil)
+		require.NoError(t, p.becomeReplica(ctx, 0))
+		all := run(0, 7, 3)
+		replicate(t, p, all)
+		remove := fsys.FailSite(site, 1, vfs.ErrNoSpace)
+		_, err = p.appendReplica(ctx, sent{6, 1, 8, 0}.encode())
+		require.ErrorIs(t, err, ErrDiskFull)
+		remove()
+		requireEpochs(t, epochsIn(all), p)
+		all = append(all, run(6, 7, 3)...)
+		replicate(t, p, all[3:])
+		requireEpochs(t, epochsIn(all), p)
+		data, err := vfs.ReadFile(fsys, p.path(epochCheckpointName), maxSideFile)
+		require.NoError(t, err)
+		require.Equal(t, "0\n1\n7 0\n", string(data))
+		require.NoError(t, l.Close())
+	}
+}
+
+// What an attempt to begin a segment has left is gone when one begins at another
+// offset: beside that, a killed process would leave it as a segment, or as damage. The
+// attempts are a first append, a roll, and one that is to replace an empty segment.
+func TestUnfinishedFileIsRemoved(t *testing.T) {
+	large := func(base Offset, epoch int32) sent { return sent{base, 1, epoch, 1000} }
+	for _, c := range []struct {
+		name  string
+		there []sent
+		fails sent
+		site  vfs.Site
+		then  []sent
+		bases []Offset
+	}{
+		{"first append, behind", nil, sent{5, 1, 0, 0}, siteEpochs + ".flush", run(0, 1, 4), []Offset{0}},
+		{"first append, before", nil, sent{5, 1, 0, 0}, siteEpochs + ".flush", run(20, 1, 4), []Offset{20}},
+		{"roll", run(0, 0, 2), large(3, 0), siteRollSyncDir, []sent{large(9, 1)}, []Offset{0, 9}},
+	} {
+		fsys := errfs.New(memfs.New())
+		l, err := open(fsys, "/data", nil)
+		require.NoError(t, err, c.name)
+		p := partOf(t, l, "topic", &TopicConfig{SegmentBytes: 1024})
+		require.NoError(t, p.becomeReplica(ctx, 0), c.name)
+		replicate(t, p, c.there)
+		remove := fsys.FailSite(c.site, 1, vfs.ErrNoSpace)
+		_, err = p.appendReplica(ctx, c.fails.encode())
+		require.ErrorIs(t, err, ErrDiskFull, c.name)
+		remove()
+		replicate(t, p, c.then)
+		require.NoError(t, kill(l), c.name)
+		l, err = open(fsys, "/data", nil)
+		require.NoError(t, err, c.name)
+		p = partOf(t, l, "topic", nil)
+		require.Equal(t, c.bases, segmentBases(p), c.name)
+		requireSent(t, append(c.there, c.then...), p, c.name)
+		require.NoError(t, l.Close(), c.name)
+	}
+}
+
+// A segment that has no batch is to be replaced by one behind a gap, which fails. A
+// batch that goes where the first one was finds a segment, not one that is removed, also
+// after a truncation.
+func TestEmptySegmentIsMadeAgain(t *testing.T) {
+	testEmptySegment(t, false)
+	testEmptySegment(t, true)
+}
+
+func testEmptySegment(t *testing.T, truncate bool) {
+	fsys := errfs.New(memfs.New())
+	l, err := open(fsys, "/data", nil)
+	require.NoError(t, err)
+	p := partOf(t, l, "topic", nil)
+	require.NoError(t, p.becomeReplica(ctx, 0))
+	write := noSpaceFor(fsys, p.path(logFileName(0)))
+	_, err = p.appendReplica(ctx, sent{0, 1, 1, 0}.encode())
+	require.ErrorIs(t, err, ErrDiskFull)
+	write()
+	remove := fsys.FailSite(siteRollSyncDir, 1, vfs.ErrNoSpace)
+	_, err = p.appendReplica(ctx, sent{10, 1, 2, 0}.encode())
+	require.ErrorIs(t, err, ErrDiskFull)
+	remove()
+	if truncate {
+		require.NoError(t, p.truncateTo(ctx, 0))
+	}
+	all := run(0, 1, 3)
+	replicate(t, p, all)
+	require.NoError(t, kill(l))
+	l = openAt(t, fsys, "/data", nil)
+	p = partOf(t, l, "topic", nil)
+	requireSent(t, all, p)
+	require.Equal(t, []Offset{0}, segmentBases(p))
 }
 
 // Two first appends fail, at different offsets, before the directory is whole, and

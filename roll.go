@@ -135,6 +135,11 @@ func (p *Partition) begin(end Offset, epoch int32) error {
 		return err
 	}
 	p.showBegun(old, next, end)
+	if next != nil {
+		p.unfinished = NoOffset
+	}
+	p.epochs.assign(epoch, end)
+	p.staleEpochs = false
 	p.begun, p.epoch, p.ceiling = true, epoch, p.asked
 	p.publishChange(false)
 	p.mu.Unlock()
@@ -175,11 +180,11 @@ func (p *Partition) segmentToBegin(active *segment, end Offset, epoch int32) (*s
 		}
 		return newSegment(end, file).withIndex(newSegmentIndex(end)), nil
 	}
-	if err := p.beginEpoch(epoch, end); err != nil {
+	if err := p.writeEpoch(epoch, end); err != nil {
 		return nil, fmt.Errorf("begin epoch %d: %w", epoch, err)
 	}
 	p.mu.Lock()
-	goesOn := active.size > 0 || active.base == end
+	goesOn := active.size > 0 || active.base == end && p.unfinished == NoOffset
 	p.mu.Unlock()
 	if goesOn {
 		return nil, nil
@@ -196,7 +201,9 @@ func (p *Partition) segmentToBegin(active *segment, end Offset, epoch int32) (*s
 	p.flushed, p.cutFlushed = max(p.flushed, p.dataEnd), p.cut
 	p.mu.Unlock()
 	p.topic.log.release(unmapped)
-	err = p.removeFiles(active)
+	if err = p.setUnfinished(active.base); err == nil {
+		err = p.removeFiles(active)
+	}
 	var file vfs.File
 	if err == nil {
 		file, err = p.createSegment(end)
@@ -225,20 +232,19 @@ func (p *Partition) syncBounds(site vfs.Site, set func()) error {
 	return b.sync(site)
 }
 
-// beginEpoch notes durably that batches of an epoch begin at end. After an error
-// it is as if it had not been called.
-func (p *Partition) beginEpoch(epoch int32, end Offset) error {
+// writeEpoch notes durably that batches of an epoch begin at end. In memory they do
+// when all is done that comes before the first of them: until then an earlier epoch
+// may go on there, and the file is stale.
+func (p *Partition) writeEpoch(epoch int32, end Offset) error {
 	next := newEpochCache(p.epochs.load())
-	if !next.assign(epoch, end) {
+	p.mu.Lock()
+	p.staleEpochs = next.assign(epoch, end) || p.staleEpochs
+	stale := p.staleEpochs
+	p.mu.Unlock()
+	if !stale {
 		return nil
 	}
-	err := vfs.WriteFileAtomic(p.topic.log.fs, siteEpochs, p.path(epochCheckpointName), next.format())
-	if err == nil {
-		p.mu.Lock()
-		p.epochs.assign(epoch, end) // the start may have moved meanwhile
-		p.mu.Unlock()
-	}
-	return err
+	return vfs.WriteFileAtomic(p.topic.log.fs, siteEpochs, p.path(epochCheckpointName), next.format())
 }
 
 // nextEpoch is the epoch of this incarnation's batches: after an unclean stop a
@@ -313,6 +319,7 @@ func (p *Partition) roll() error {
 	if p.mustRoll = err != nil; p.mustRoll {
 		return fmt.Errorf("begin segment %d: %w", end, err)
 	}
+	p.unfinished = NoOffset
 	if p.closed {
 		return file.Close() // too late: nothing will be appended
 	}
@@ -324,10 +331,27 @@ func (p *Partition) roll() error {
 	return nil
 }
 
+// setUnfinished notes that the file of a segment is about to be made. One that an
+// attempt has left elsewhere is removed: the next batches may not begin at it, and
+// among segments it would be taken for one. The caller flushes the directory before
+// anything is appended.
+func (p *Partition) setUnfinished(base Offset) error {
+	if left := p.unfinished; left != NoOffset && left != base {
+		if err := p.removeSegment(left); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	p.unfinished = base
+	return nil
+}
+
 // createSegment makes the file of a segment, durably.
 func (p *Partition) createSegment(base Offset) (vfs.File, error) {
 	if p.topic.log.cause.Load() != nil {
 		return nil, p.topic.log.closedError() // a log that has failed does not wait for this
+	}
+	if err := p.setUnfinished(base); err != nil {
+		return nil, err
 	}
 	file, err := p.topic.log.files.create(p.path(logFileName(base)))
 	if err != nil {
@@ -362,11 +386,14 @@ func (p *Partition) create(base Offset, epoch int32) (vfs.File, error) {
 	} else if err != nil {
 		return nil, err
 	}
+	if err := p.setUnfinished(base); err != nil {
+		return nil, err
+	}
 	file, err := p.topic.log.files.create(p.path(logFileName(base)))
 	if err != nil {
 		return nil, err
 	}
-	if err = p.beginEpoch(epoch, base); err != nil {
+	if err = p.writeEpoch(epoch, base); err != nil {
 		return nil, errors.Join(err, file.Close())
 	}
 	err = vfs.WriteFileAtomic(fsys, sitePartitionMetadata, p.path(partitionMetadataName), formatPartitionMetadata(p.topic.id))

@@ -206,9 +206,8 @@ func (p *Partition) truncate(c cut) error {
 	if seg := p.active(); seg != nil {
 		p.endGrowing(seg)
 	}
-	end := Offset(p.end.Load())
 	p.publishCut(c, epochs)
-	err = p.cutFiles(c, end)
+	err = p.cutFiles(c)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.endChange()
@@ -217,6 +216,7 @@ func (p *Partition) truncate(c cut) error {
 		return err
 	}
 	p.flushed, p.flushedSize, p.cutFlushed, p.mustRoll = c.end, p.activeSize(), p.cut, false
+	p.staleEpochs, p.unfinished = false, NoOffset
 	return nil
 }
 
@@ -327,9 +327,8 @@ func (p *Partition) cutEpochs(c *cut) (*epochCache, error) {
 	return epochs, err
 }
 
-// cutFiles makes a cut in the partition's directory, durably. End is where the
-// log ended.
-func (p *Partition) cutFiles(c cut, end Offset) error {
+// cutFiles makes a cut in the partition's directory, durably.
+func (p *Partition) cutFiles(c cut) error {
 	err := p.topic.log.fs.SyncDir(siteTruncateNames, p.dir)
 	if len(c.changed()) == 0 && errors.Is(err, fs.ErrNotExist) {
 		err = nil // there is no directory yet
@@ -339,10 +338,12 @@ func (p *Partition) cutFiles(c cut, end Offset) error {
 		closing = c.changed()
 	}
 	for _, seg := range closing {
-		err = errors.Join(err, seg.file.Close())
+		if failed := seg.file.Close(); !errors.Is(failed, fs.ErrClosed) { // by who was to replace it
+			err = errors.Join(err, failed)
+		}
 	}
-	if err == nil && p.mustRoll {
-		err = p.dropSegment(end) // a roll has made it, perhaps, and went no further
+	if err == nil && p.unfinished != NoOffset {
+		err = p.dropSegment(p.unfinished)
 	}
 	for i := len(c.gone) - 1; i >= 0 && err == nil; i-- {
 		err = p.dropSegment(c.gone[i].base)
