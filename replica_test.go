@@ -422,6 +422,33 @@ func TestEarlierEpochGoesOnWhereOneDidNotBegin(t *testing.T) {
 	}
 }
 
+// A power cut leaves a replica's epochs and none of its batches: the last epoch is behind
+// where the log began. The process is killed while the gap is cut off: the log does not
+// begin behind it, where it would miss what its leader has before.
+func TestKilledWhileAnEmptyReplicaIsCut(t *testing.T) {
+	disk := memfs.New()
+	l, err := open(disk, "/data", nil)
+	require.NoError(t, err)
+	p := partOf(t, l, "topic", &TopicConfig{Flush: FlushAsync, FlushInterval: Forever})
+	require.NoError(t, p.becomeReplica(ctx, 0))
+	replicate(t, p, []sent{{0, 1, 0, 0}, {1, 1, 0, 0}, {2, 1, 1, 0}})
+	require.NoError(t, kill(l))
+	fsys := errfs.New(powerCut(t, disk, func(c *memfs.FS) bool {
+		data, err := vfs.ReadFile(c, "/data/topic-0/"+logFileName(0), 1<<20)
+		return err == nil && allZero(data)
+	}))
+	l, err = open(fsys, "/data", nil)
+	require.NoError(t, err)
+	p = partOf(t, l, "topic", nil)
+	remove := fsys.FailSite(siteTruncateEpochs, 1, errfs.ErrInjected)
+	require.ErrorIs(t, p.becomeReplica(ctx, 0), errfs.ErrInjected)
+	remove()
+	require.NoError(t, kill(l))
+	p = partOf(t, openAt(t, fsys, "/data", nil), "topic", nil)
+	require.NoError(t, p.becomeReplica(ctx, 0))
+	require.Equal(t, Bounds{}, p.Bounds())
+}
+
 // What an attempt to begin a segment has left is gone when one begins at another
 // offset: beside that, a killed process would leave it as a segment, or as damage. The
 // attempts are a first append, a roll, and one that is to replace an empty segment.

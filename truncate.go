@@ -223,11 +223,18 @@ func (p *Partition) truncate(c cut) error {
 // prepareCut does what can be taken back if it fails. It returns the epochs that
 // are left.
 func (p *Partition) prepareCut(c *cut) (epochs *epochCache, err error) {
-	floor, flushed := c.end, p.flushed
+	floor, flushed, start := c.end, p.flushed, p.start
 	if c.next == nil {
-		floor = p.start
+		floor = start
 	}
-	lower := func() { p.flushed = min(p.flushed, floor) }
+	lower := func() {
+		if p.segs.Load() == nil && c.end < start {
+			// Nothing is there, also not at the end, where it would have begun: bounds
+			// shall not say so even for a moment.
+			p.start, floor = c.end, c.end
+		}
+		p.flushed = min(p.flushed, floor)
+	}
 	if err = p.syncBounds(siteTruncateBounds, lower); err == nil && c.next != nil {
 		err = p.fileFor(c)
 	}
@@ -249,7 +256,7 @@ func (p *Partition) prepareCut(c *cut) (epochs *epochCache, err error) {
 		err = errors.Join(err, c.next.file.Close(), p.topic.log.fs.Remove(c.next.file.Name()))
 	}
 	p.mu.Lock()
-	p.flushed = flushed
+	p.flushed, p.start = flushed, start
 	p.mu.Unlock()
 	return nil, err
 }
