@@ -133,7 +133,7 @@ func TestRecoveryPointRisesWhileOpen(t *testing.T) {
 		require.NoError(t, err)
 		p := partOf(t, l, "topic", nil)
 		appendValues(t, p, 0, 5)
-		time.Sleep(time.Second)
+		time.Sleep(15 * time.Minute) // until files that nobody uses are closed
 		synctest.Wait()
 		ops := fsys.Ops()
 		time.Sleep(time.Hour)
