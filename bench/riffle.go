@@ -1,0 +1,81 @@
+package main
+
+import (
+	"context"
+
+	"github.com/rifflelog/riffle"
+)
+
+var riffleContender = &contender{
+	name:   "Riffle",
+	module: "",
+	notes: "one partition, the default configuration. Not flushed: `FlushAsync`, records are with the operating system when an append returns, " +
+		"and are flushed each second or 16 MiB. Durable: `FlushBeforeAck`. Each batch has a CRC.",
+	open: openRiffle,
+}
+
+type riffleStore struct {
+	log  *riffle.Log
+	part *riffle.Partition
+	recs []riffle.Record
+}
+
+func openRiffle(s settings) (store, error) {
+	log, err := riffle.Open(s.dir, nil)
+	if err != nil {
+		return nil, err
+	}
+	cfg := &riffle.TopicConfig{Flush: riffle.FlushAsync}
+	if s.durable {
+		cfg.Flush = riffle.FlushBeforeAck
+	}
+	topic, err := log.EnsureTopic(context.Background(), "topic", cfg)
+	if err != nil {
+		_ = log.Close()
+		return nil, err
+	}
+	part, err := topic.Partition(0)
+	return &riffleStore{log: log, part: part}, err
+}
+
+func (s *riffleStore) appendOne(record []byte) error {
+	_, err := s.part.Append(context.Background(), riffle.Record{Value: record})
+	return err
+}
+
+func (s *riffleStore) appendMany(records [][]byte) error {
+	s.recs = s.recs[:0]
+	for _, r := range records {
+		s.recs = append(s.recs, riffle.Record{Value: r})
+	}
+	_, err := s.part.Append(context.Background(), s.recs...)
+	return err
+}
+
+func (s *riffleStore) readAll(owned bool, each func([]byte)) error {
+	if owned {
+		for rec, err := range s.part.Records(context.Background(), riffle.Earliest, nil) {
+			if err != nil {
+				return err
+			}
+			each(rec.Value)
+		}
+		return nil
+	}
+	for v, err := range s.part.Views(context.Background(), riffle.Earliest, nil) {
+		if err != nil {
+			return err
+		}
+		each(v.Value())
+	}
+	return nil
+}
+
+func (s *riffleStore) readAt(i int) (record []byte, err error) {
+	for rec, err := range s.part.Records(context.Background(), riffle.Offset(i), nil) {
+		return rec.Value, err
+	}
+	return nil, errMissing(i)
+}
+
+func (s *riffleStore) close() error { return s.log.Close() }
