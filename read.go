@@ -108,6 +108,7 @@ func (p *Partition) read(ctx context.Context, from Offset, opts *ReadOptions, fo
 	r := readers.Get().(*reader)
 	defer r.release()
 	r.start(p, next)
+	r.fromStart = from == Earliest
 	for r.next < until {
 		if err := p.alive(ctx); err != nil {
 			return p.error("read", err)
@@ -221,18 +222,19 @@ func (p *Partition) waitFor(ctx context.Context, next Offset, cuts int64) error 
 
 // reader walks through the committed batches of a partition. It takes no lock.
 type reader struct {
-	p       *Partition
-	cuts    int64       // as of the snapshot that it has looked at
-	segs    *segmentSet // likewise
-	seg     *segment    // nil if the place of the record to come is to be looked for
-	next    Offset      // the record to come
-	pos     int64       // of the batch to come
-	expect  Offset      // its base offset
-	since   int64       // batches with a smaller largest timestamp are passed over
-	tail    *segment    // if not nil, what is not committed is read too, up to tailEnd of this segment
-	tailEnd int64       // likewise
-	passed  int32       // epoch of the batch before; noEpoch if that is not known
-	guessed bool        // passed is what leader-epoch-checkpoint had said
+	p         *Partition
+	cuts      int64       // as of the snapshot that it has looked at
+	segs      *segmentSet // likewise
+	seg       *segment    // nil if the place of the record to come is to be looked for
+	next      Offset      // the record to come
+	pos       int64       // of the batch to come
+	expect    Offset      // its base offset
+	fromStart bool        // the log start was asked for, wherever it is, and nothing was shown yet
+	since     int64       // batches with a smaller largest timestamp are passed over
+	tail      *segment    // if not nil, what is not committed is read too, up to tailEnd of this segment
+	tailEnd   int64       // likewise
+	passed    int32       // epoch of the batch before; noEpoch if that is not known
+	guessed   bool        // passed is what leader-epoch-checkpoint had said
 	// passedOver is the batch before, if only its header was looked at.
 	passedOver batchPlace
 	epoch      int32        // of the batch whose records are in records
@@ -259,6 +261,7 @@ var readers = sync.Pool{New: func() any { return new(reader) }}
 func (r *reader) start(p *Partition, next Offset) {
 	r.p, r.seg, r.next, r.passed, r.epoch = p, nil, next, noEpoch, noEpoch
 	r.since, r.cuts, r.lineage = math.MinInt64, -1, nil // it has seen no snapshot yet
+	r.fromStart = false
 	r.tail = nil
 }
 
@@ -286,6 +289,9 @@ func (r *reader) load() (found bool, err error) {
 	next, epoch, lineage := r.next, r.epoch, r.lineage
 	for ; ; r.next, r.epoch, r.lineage = next, epoch, lineage { // as of what was shown
 		s := r.p.snapshot()
+		if r.fromStart && r.next < s.start() {
+			r.next, next = s.start(), s.start() // who asked for Earliest has named no offset
+		}
 		if s.cuts != r.cuts {
 			err = r.startAnew(s)
 		}
@@ -533,7 +539,7 @@ func (r *reader) each(ctx context.Context, until Offset, body func(*reader) bool
 		if o >= until {
 			return false, nil
 		}
-		r.next = o + 1
+		r.next, r.fromStart = o+1, false
 		if !body(r) {
 			return false, nil
 		}

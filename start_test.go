@@ -670,3 +670,31 @@ func TestTornEndBehindTheStartIsKept(t *testing.T) {
 	}
 	require.NotZero(t, kept)
 }
+
+// TestEarliestIsWhereTheLogStarts: a loop from Earliest has named no offset, so a start
+// that moves before its first record moves it too; afterwards it is passed like others.
+func TestEarliestIsWhereTheLogStarts(t *testing.T) {
+	p := newPart(t, nil)
+	appendValues(t, p, 0, 20)
+	r := readers.Get().(*reader)
+	defer r.release()
+	for _, from := range []Offset{Earliest, 0} {
+		r.start(p, p.Bounds().Start)
+		r.fromStart = from == Earliest
+		require.NoError(t, p.DeleteBefore(ctx, p.Bounds().Start+5))
+		found, err := r.load()
+		if from != Earliest {
+			var o *OffsetError
+			require.ErrorAs(t, err, &o)
+			break
+		}
+		require.NoError(t, err)
+		require.True(t, found)
+		require.EqualValues(t, 5, r.next)
+		_, err = r.each(ctx, 7, func(*reader) bool { return true })
+		require.NoError(t, err)
+		require.NoError(t, p.DeleteBefore(ctx, 9))
+		_, err = r.load()
+		require.ErrorIs(t, err, ErrOffsetOutOfRange)
+	}
+}
