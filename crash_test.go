@@ -89,7 +89,7 @@ func newCrashRun(skip vfs.Site, seeds uint64, everywhere bool) *crashRun {
 	c.fs.OnOp(func(op errfs.Op) error {
 		mu.Lock()
 		defer mu.Unlock()
-		if everywhere && c.broken == nil {
+		if everywhere && c.broken == nil && changes(op) {
 			c.crash(op)
 		}
 		return nil
@@ -103,6 +103,18 @@ func newCrashRun(skip vfs.Site, seeds uint64, everywhere bool) *crashRun {
 		c.broken = c.afterwards()
 	}
 	return c
+}
+
+// changes says whether an operation may change what a crash leaves. Until the next that
+// does, a crash leaves the same, while more is promised: so the moment before it is the
+// one to look at.
+func changes(op errfs.Op) bool {
+	switch op.Kind {
+	case errfs.Open, errfs.OpenWrite, errfs.ReadDir, errfs.Stat, errfs.Space, errfs.BootID, errfs.Check, errfs.Read,
+		errfs.Close, errfs.Size, errfs.Map, errfs.MapRead, errfs.Prefault, errfs.Detach, errfs.Unmap, errfs.Unlock:
+		return false
+	}
+	return true
 }
 
 const crashDir = "/parent/data"

@@ -42,7 +42,7 @@ func (r *startRun) run() error {
 	r.fs.OnOp(func(op errfs.Op) error {
 		mu.Lock()
 		defer mu.Unlock()
-		for seed := uint64(0); r.broken == nil && seed < r.seeds; seed++ {
+		for seed := uint64(0); r.broken == nil && seed < r.seeds && changes(op); seed++ {
 			r.states++
 			if err := r.verify(r.mem.CrashClone(seed)); err != nil {
 				r.broken = fmt.Errorf("crash before %v, seed %d: %w", op, seed, err)

@@ -260,7 +260,7 @@ func crashTopics(skip vfs.Site, seeds uint64) (sites []vfs.Site, broken error) {
 		mu.Lock()
 		defer mu.Unlock()
 		for seed := range c.seeds {
-			if c.broken != nil {
+			if c.broken != nil || !changes(op) {
 				break
 			}
 			if err := c.verify(c.mem.CrashClone(seed), seed); err != nil {

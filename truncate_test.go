@@ -927,7 +927,7 @@ func (r *replicaRun) run(everywhere bool, die int64) error {
 		if r.skip != "" && op.Site == r.skip {
 			r.skipped = true
 		}
-		everywhere := everywhere && (r.skip == "" || r.skipped)
+		everywhere := everywhere && (r.skip == "" || r.skipped) && changes(op)
 		for seed := uint64(0); everywhere && r.broken == nil && seed < r.seeds; seed++ {
 			r.states++
 			if err := r.verify(r.mem.CrashClone(seed), seed); err != nil {
