@@ -28,6 +28,9 @@ var (
 	// was known before, or give records a key by which duplicates are told.
 	ErrInDoubt = errors.New("riffle: outcome of the write is unknown")
 
+	// ErrTimeout: a producer's DeliveryTimeout has passed. Kafka: TimeoutException.
+	ErrTimeout = errors.New("riffle: timed out")
+
 	// ErrTopicExists: CreateTopic of a name that is taken. Kafka:
 	// TOPIC_ALREADY_EXISTS.
 	ErrTopicExists = errors.New("riffle: topic exists")

@@ -35,6 +35,8 @@ type flushRound struct {
 	after *flushRound   // runs before this one; nil if none did
 	done  chan struct{} // closed when the flush has ended
 	err   error         // set before done is closed
+	// watchers are called once it is closed.
+	watchers []func()
 }
 
 // unlockAndFlush returns when all before end is flushed. It is called with mu
@@ -152,6 +154,9 @@ func (p *Partition) flush(round *flushRound) {
 	}
 	p.mu.Unlock()
 	close(round.done)
+	for _, ended := range round.watchers { // nobody joins a round that runs
+		ended()
+	}
 	p.topic.log.release(unneeded)
 	p.wake()
 	p.reportFailure()

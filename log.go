@@ -7,9 +7,11 @@ import (
 	"io"
 	"io/fs"
 	"iter"
+	"maps"
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -57,6 +59,8 @@ type Log struct {
 	metricNames map[string]*Topic        // the same topics
 	changing    map[string]chan struct{} // by such a name: closed when the change that is under way has ended
 	halfGone    map[string]*Topic        // their deletion is durable, but not all of their directories have been moved
+	producers   map[*Producer]bool       // open
+	draining    bool                     // and no more are made: the log is to be closed
 	remains     map[*Partition]bool      // of deleted topics, whose files are still there
 	deleted     *TopicMetrics            // the sum of what deleted topics have counted; nil if there were none
 
@@ -165,7 +169,8 @@ func openTuned(fsys vfs.FS, dir string, opts *Options, tune tuning) (*Log, error
 		fs: fsys, files: newFiles(fsys), dir: abs, opts: resolved, tuning: tune,
 		topics: make(map[string]*Topic), metricNames: make(map[string]*Topic), changing: make(map[string]chan struct{}),
 		halfGone: make(map[string]*Topic), remains: make(map[*Partition]bool),
-		closing: make(chan struct{}), closed: make(chan struct{}), broken: make(chan struct{}),
+		producers: make(map[*Producer]bool),
+		closing:   make(chan struct{}), closed: make(chan struct{}), broken: make(chan struct{}),
 	}
 	if resolved.ReadOnly {
 		return l.openReadOnly()
@@ -476,15 +481,23 @@ func (l *Log) breakDown(r any) {
 	}
 }
 
-// Shutdown closes the log: calls and loops that wait end with ErrClosed, what is
-// unflushed is flushed. When ctx ends it stops waiting and returns ctx's error;
-// the rest is done in the background, and the directory stays locked until
-// then. Nothing acknowledged is at risk.
+// Shutdown closes the log: producers send what they hold, calls and loops that wait
+// end with ErrClosed, what is unflushed is flushed. When ctx ends it stops waiting and
+// returns ctx's error; what producers have not appended by then fails with ErrClosed,
+// the rest is done in the background, and the directory stays locked until then.
+// Nothing acknowledged is at risk.
 func (l *Log) Shutdown(ctx context.Context) error {
-	l.begin.Do(func() { close(l.closing) })
+	drained := l.beginDraining()
+	if len(drained) == 0 {
+		l.begin.Do(func() { close(l.closing) })
+	}
 	l.finish.Do(func() {
 		go func() {
 			defer close(l.closed)
+			for _, p := range drained {
+				_ = p.Shutdown(ctx) // who waits for a record hears of it
+			}
+			l.begin.Do(func() { close(l.closing) })
 			l.run(l.shutdown)
 			if l.cause.Load() != nil {
 				l.err = fmt.Errorf("close %s: %w", l.dir, errors.Join(l.closedError(), l.err))
@@ -502,6 +515,39 @@ func (l *Log) Shutdown(ctx context.Context) error {
 	case <-ctx.Done():
 		return fmt.Errorf("close %s: %w", l.dir, ctx.Err())
 	}
+}
+
+// beginDraining ends the making of producers, and the sending to those that there are,
+// which it returns.
+func (l *Log) beginDraining() []*Producer {
+	l.mu.Lock()
+	l.draining = true
+	all := slices.Collect(maps.Keys(l.producers))
+	l.mu.Unlock()
+	for _, p := range all {
+		p.mu.Lock()
+		p.stop()
+		p.mu.Unlock()
+	}
+	return all
+}
+
+// addProducer takes note of a producer that is made.
+func (l *Log) addProducer(p *Producer) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.draining || l.isClosing() {
+		return l.closedError()
+	}
+	l.producers[p] = true
+	return nil
+}
+
+// dropProducer forgets one that is closed.
+func (l *Log) dropProducer(p *Producer) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.producers, p)
 }
 
 // Close is Shutdown with 30 seconds to do it in. It may be called again, and

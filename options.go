@@ -23,6 +23,10 @@ type Options struct {
 	// Defaults are for topics that leave a field zero, also for those created
 	// by an earlier Open. Kafka: the broker's log.* keys.
 	Defaults TopicConfig
+	// AutoCreateTopics makes a topic, with the defaults, when a producer sends to one that
+	// does not exist. Kafka: auto.create.topics.enable, true there: a typing error should
+	// not make a topic.
+	AutoCreateTopics bool
 	// DiskReserve is how many bytes of the disk appends leave free: one that
 	// would leave less is ErrDiskFull, until there is room again. Creating topics
 	// goes on: 16 MiB more are set aside for that, in the file reserve, which is

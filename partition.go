@@ -222,14 +222,20 @@ func (e *encoder) now() int64 {
 	return (e.wall + int64(passed)) / int64(time.Millisecond)
 }
 
-// encode returns recs as a batch, in memory that is valid until the next call.
+// encode returns recs as a batch, in memory that is valid until the next call. It is
+// compressed as the topic says.
 func (e *encoder) encode(recs []Record, cfg *TopicConfig, now int64) (batch.Batch, error) {
+	codec := cfg.Compression.codec()
+	return e.encodeAs(recs, cfg, codec, codec.DefaultLevel(), now)
+}
+
+// encodeAs is encode with another codec.
+func (e *encoder) encodeAs(recs []Record, cfg *TopicConfig, codec compress.Codec, level int, now int64) (batch.Batch, error) {
 	if len(recs) == 0 {
 		return nil, fmt.Errorf("%w: no records", ErrInvalidRecord)
 	}
-	codec := cfg.Compression.codec()
 	most := int(min(int64(cfg.MaxMessageBytes), cfg.SegmentBytes))
-	e.b.Begin(e.buf[:0], codec, codec.DefaultLevel())
+	e.b.Begin(e.buf[:0], codec, level)
 	if codec == compress.None {
 		e.b.Limit(most)
 	}
@@ -301,6 +307,40 @@ func (p *Partition) appendIf(ctx context.Context, cond Condition, b batch.Batch,
 		return base, nil
 	}
 	return base, inDoubt(p.unlockAndFlush(ctx, base+Offset(b.Count())))
+}
+
+// appendAhead is append that does not wait for the flush: it returns the round that
+// commits b, nil if it is committed already. When that has ended, ended is called, on
+// another goroutine.
+func (p *Partition) appendAhead(ctx context.Context, b batch.Batch, now int64, ended func()) (base Offset, round *flushRound, err error) {
+	if err := p.spaceFor(b, now); err != nil {
+		return NoOffset, nil, err
+	}
+	if err := p.lockWithRoom(ctx, b, now); err != nil {
+		return NoOffset, nil, err
+	}
+	base, unmapped, err := p.appendLocked(b)
+	if err != nil {
+		p.mu.Unlock()
+		p.reportFailure()
+		p.topic.log.release(unmapped)
+		return NoOffset, nil, err
+	}
+	if p.topic.config().Flush == FlushAsync {
+		p.mu.Unlock()
+		p.wake()
+		return base, nil, nil
+	}
+	round, lead := p.flushing.join()
+	round.watchers = append(round.watchers, ended)
+	if lead {
+		lead = !p.topic.log.startFlush(func() { p.flush(round) })
+	}
+	p.mu.Unlock()
+	if lead {
+		p.topic.log.run(func() { p.flush(round) })
+	}
+	return base, round, nil
 }
 
 // appendLocked gives b the next offsets and the epoch, and writes it. Called

@@ -1,6 +1,9 @@
 package riffle
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"sync/atomic"
+)
 
 // keyPartition is the partition of a key among n, as Java's clients choose it
 // (BuiltInPartitioner.partitionForKey).
@@ -34,3 +37,21 @@ func murmur2(data []byte) uint32 {
 	h = (h ^ h>>13) * m
 	return h ^ h>>15
 }
+
+// Partitioner chooses the partition of a record, from 0 to partitions-1, before it is
+// sent. It may be called concurrently and must not change r. With a negative number it
+// leaves the choice to the default; what is too large is ErrPartitionNotFound.
+type Partitioner func(r *Record, partitions int) int
+
+// RoundRobin returns a partitioner that gives each record, whatever its key, to the
+// next partition. It is for one topic: several share one counter. Kafka:
+// RoundRobinPartitioner.
+func RoundRobin() Partitioner {
+	var next atomic.Uint32
+	return func(_ *Record, partitions int) int {
+		return int((next.Add(1) - 1) % uint32(partitions))
+	}
+}
+
+// Manual sends each record to its own Partition.
+func Manual(r *Record, _ int) int { return r.Partition }

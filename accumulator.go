@@ -1,0 +1,308 @@
+package riffle
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/rifflelog/riffle/internal/batch"
+	"github.com/rifflelog/riffle/internal/compress"
+)
+
+// What a producer holds: per partition an open batch, which takes records, batches
+// that are full, and batches that are appended and not committed; and the memory that
+// they take. Kafka: RecordAccumulator, BufferPool.
+
+// sendTopic is a topic as a producer knows it. Guarded by the producer's lock.
+type sendTopic struct {
+	topic  *Topic
+	queues []*sendQueue // by partition
+	sticky int          // the partition of records without a key, until its batch is closed
+}
+
+// sendQueue is what a producer holds for a partition, in the order in which it was
+// sent. Guarded by the producer's lock.
+type sendQueue struct {
+	t       *sendTopic
+	p       *Partition
+	open    *sendBatch   // takes records; nil if there is none
+	full    []*sendBatch // to be appended
+	flying  []*sendBatch // appended, and not known to be committed
+	sending bool         // the producer's goroutine has the next one in its hands
+	listed  bool         // it is in Producer.active
+	retryAt time.Time    // not before then; zero if nothing has failed
+	backoff time.Duration
+}
+
+func (q *sendQueue) empty() bool {
+	return q.open == nil && len(q.full) == 0 && len(q.flying) == 0 && !q.sending
+}
+
+// next is the batch that is appended next; nil if there is none.
+func (q *sendQueue) next() *sendBatch {
+	if len(q.full) > 0 {
+		return q.full[0]
+	}
+	return q.open
+}
+
+// sendBatch is records on their way. It is made of memory that is used again.
+type sendBatch struct {
+	builder batch.Builder
+	buf     []byte
+	encoded batch.Batch // nil until no more records are taken
+	count   int
+	now     int64     // in ms, when it was opened: of records without a timestamp
+	since   time.Time // the same
+	recs    []sendRecord
+	room    int64 // bytes that it takes, before compression
+	charged int64 // what it counts for in Producer.used
+	silent  int   // records without a done
+
+	end   Offset      // once it is appended
+	round *flushRound // that will commit it; nil if it is committed
+	ended chan struct{}
+}
+
+// sendRecord is who wants to hear of a record.
+type sendRecord struct {
+	done  func(RecordMetadata, error)
+	ts    int64
+	index int32 // in the batch
+}
+
+// sendRecordSize is what one takes in memory.
+const sendRecordSize = 24
+
+var sendBatches = sync.Pool{New: func() any { return new(sendBatch) }}
+
+// reset makes b ready for the next use.
+func (b *sendBatch) reset() {
+	if cap(b.buf) > maxPooled {
+		b.buf = nil
+	}
+	clear(b.recs)
+	*b = sendBatch{builder: b.builder, buf: b.buf[:0], recs: b.recs[:0]}
+}
+
+// maxRecordHead is what a record takes besides its bytes, at most: lengths, deltas.
+const maxRecordHead = 5 + 1 + 10 + 5 + 5 + 5 + 5
+
+// recordBound is how many bytes a record takes in a batch at most.
+func recordBound(r *Record) int64 {
+	n := int64(maxRecordHead) + int64(len(r.Key)) + int64(len(r.Value))
+	for i := range r.Headers {
+		n += 10 + int64(len(r.Headers[i].Key)) + int64(len(r.Headers[i].Value))
+	}
+	return n
+}
+
+// lookUp returns a topic as p knows it now. Called with mu held.
+func (p *Producer) lookUp(name string) (*sendTopic, error) {
+	t := p.last
+	if t == nil || t.topic.name != name {
+		t = p.topics[name]
+	}
+	if t == nil || t.queues[0].p.gone.Load() {
+		topic, err := p.log.Topic(name)
+		if err != nil {
+			delete(p.topics, name)
+			return nil, err
+		}
+		t = &sendTopic{topic: topic, sticky: -1}
+		p.topics[name] = t
+	}
+	if all := t.topic.all(); len(all) > len(t.queues) {
+		for _, part := range all[len(t.queues):] {
+			t.queues = append(t.queues, &sendQueue{t: t, p: part})
+		}
+	}
+	p.last = t
+	return t, nil
+}
+
+// choose returns the queue of r by the default partitioner. Called with mu held.
+func (t *sendTopic) choose(r *Record) *sendQueue {
+	switch {
+	case len(t.queues) == 1:
+		return t.queues[0]
+	case r.Key != nil:
+		return t.queues[keyPartition(r.Key, len(t.queues))]
+	case t.sticky < 0 || t.sticky >= len(t.queues):
+		t.sticky = rand.IntN(len(t.queues))
+	}
+	return t.queues[t.sticky]
+}
+
+// add puts r into its partition's open batch, if there is memory for it. It returns how
+// many bytes it takes if there is not. Called with mu held.
+func (p *Producer) add(q *sendQueue, r *Record, done func(RecordMetadata, error)) (missing int64, err error) {
+	bound := recordBound(r)
+	if b := q.open; b != nil && int64(b.builder.Len())+bound > b.room {
+		p.closeOpen(q)
+	}
+	if q.open == nil {
+		size := max(int64(p.opts.BatchBytes), batch.HeaderSize+bound)
+		if size > p.opts.BufferBytes {
+			return 0, fmt.Errorf("%w: %d bytes, BufferBytes is %d", ErrRecordTooLarge, bound, p.opts.BufferBytes)
+		}
+		if p.used+size > p.opts.BufferBytes || len(p.waiters) > 0 && !p.granted {
+			return size, nil
+		}
+		p.openBatch(q, size)
+	}
+	b := q.open
+	if r.Key == nil && q.p.topic.config().Cleanup.compacts() {
+		err = fmt.Errorf("%w: it has no key, and the topic is compacted", batch.ErrInvalid)
+	}
+	ts := b.now
+	if err == nil && !r.Timestamp.IsZero() {
+		ts, err = millis(r.Timestamp, b.now)
+	}
+	if err == nil {
+		err = batch.Add(&b.builder, ts, r.Key, r.Value, r.Headers)
+	}
+	if err != nil {
+		if b.count == 0 {
+			q.open = nil
+			p.free(b)
+		}
+		return 0, encodeError(err, true)
+	}
+	p.added(q, b, ts, done)
+	return 0, nil
+}
+
+// openBatch opens a batch that takes size bytes.
+func (p *Producer) openBatch(q *sendQueue, size int64) {
+	b := sendBatches.Get().(*sendBatch)
+	if int64(cap(b.buf)) < size {
+		b.buf = make([]byte, 0, size)
+	}
+	if int64(cap(b.recs))*sendRecordSize > size/2 {
+		b.recs = nil // of a producer with larger batches
+	}
+	b.charged = size + int64(cap(b.recs))*sendRecordSize
+	p.used += b.charged
+	b.since = time.Now()
+	b.now = b.since.UnixMilli()
+	cfg := q.p.topic.config()
+	codec, level := p.codecFor(cfg)
+	b.builder.Begin(b.buf, codec, level)
+	b.room = int64(p.opts.BatchBytes)
+	if codec == compress.None {
+		most := min(int64(cfg.MaxMessageBytes), cfg.SegmentBytes)
+		b.builder.Limit(int(most))
+		b.room = min(b.room, most)
+	}
+	q.open = b
+}
+
+// codecFor is how a batch of a topic is compressed: the topic's wish comes first.
+func (p *Producer) codecFor(cfg *TopicConfig) (codec compress.Codec, level int) {
+	if cfg.Compression != CompressionProducer {
+		codec = cfg.Compression.codec()
+		return codec, codec.DefaultLevel()
+	}
+	codec = p.opts.Compression.codec()
+	if p.opts.CompressionLevel != 0 {
+		return codec, p.opts.CompressionLevel
+	}
+	return codec, codec.DefaultLevel()
+}
+
+// added takes note of a record that was put into b, the open batch of q.
+func (p *Producer) added(q *sendQueue, b *sendBatch, ts int64, done func(RecordMetadata, error)) {
+	if done == nil {
+		b.silent++
+	}
+	if done != nil || p.acked {
+		if len(b.recs) == cap(b.recs) {
+			b.recs = slices.Grow(b.recs, 1)
+			more := int64(cap(b.recs)-len(b.recs)) * sendRecordSize
+			b.charged += more
+			p.used += more
+		}
+		b.recs = append(b.recs, sendRecord{done, ts, int32(b.count)})
+	}
+	b.count++
+	if !q.listed {
+		q.listed = true
+		p.active = append(p.active, q)
+	}
+	if int64(b.builder.Len()) >= b.room {
+		p.closeOpen(q)
+	}
+	p.poke(b.count == 1 || q.open == nil)
+}
+
+// closeOpen ends the taking of records by a queue's open batch. Called with mu held.
+func (p *Producer) closeOpen(q *sendQueue) {
+	q.full = append(q.full, q.open)
+	q.open = nil
+	if q.t.sticky == q.p.index {
+		q.t.sticky = -1
+	}
+}
+
+// free gives the memory of a batch back, and lets those go on who wait for some. Called
+// with mu held.
+func (p *Producer) free(b *sendBatch) {
+	p.used -= b.charged
+	if b.ended != nil {
+		close(b.ended)
+	}
+	b.reset()
+	sendBatches.Put(b)
+	p.grant()
+}
+
+// roomWaiter is somebody who waits for memory: first come, first served.
+type roomWaiter struct {
+	size  int64
+	ready chan struct{}
+}
+
+// grant lets the first go on who wait for memory, if there is enough. He asks again,
+// before all others. Called with mu held.
+func (p *Producer) grant() {
+	if len(p.waiters) > 0 && p.used+p.waiters[0].size <= p.opts.BufferBytes {
+		w := p.waiters[0]
+		select {
+		case <-w.ready:
+		default:
+			close(w.ready)
+		}
+	}
+}
+
+// waitForRoom waits until it is the caller's turn, and there is memory. Called with mu
+// held, which it releases and takes again; also if it returns an error. The caller calls
+// p.served afterwards.
+func (p *Producer) waitForRoom(ctx context.Context, size int64) (*roomWaiter, error) {
+	w := &roomWaiter{size: size, ready: make(chan struct{})}
+	p.waiters = append(p.waiters, w)
+	p.poke(true) // what is open leaves now
+	p.mu.Unlock()
+	var err error
+	select {
+	case <-w.ready:
+	case <-ctx.Done():
+		err = ctx.Err()
+	case <-p.closing:
+		err = ErrClosed
+	case <-p.log.broken:
+		err = p.log.closedError()
+	}
+	p.mu.Lock()
+	return w, err
+}
+
+// served ends the wait of w. Called with mu held.
+func (p *Producer) served(w *roomWaiter) {
+	p.waiters = slices.DeleteFunc(p.waiters, func(o *roomWaiter) bool { return o == w })
+	p.grant()
+}

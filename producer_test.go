@@ -1,0 +1,596 @@
+package riffle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/rifflelog/riffle/internal/invariants"
+	"github.com/rifflelog/riffle/internal/vfs"
+	"github.com/rifflelog/riffle/internal/vfs/errfs"
+	"github.com/rifflelog/riffle/internal/vfs/memfs"
+)
+
+// producerOn returns a producer of a log with one topic.
+func producerOn(t testing.TB, fsys vfs.FS, dir string, cfg *TopicConfig, opts *ProducerOptions) *Producer {
+	t.Helper()
+	l := openAt(t, fsys, dir, nil)
+	_, err := l.EnsureTopic(ctx, "topic", cfg)
+	require.NoError(t, err)
+	p, err := l.NewProducer(opts)
+	require.NoError(t, err)
+	return p
+}
+
+// newProducerOn is producerOn in a directory of its own.
+func newProducerOn(t testing.TB, cfg *TopicConfig, opts *ProducerOptions) *Producer {
+	t.Helper()
+	fsys, dir := testDir(t)
+	return producerOn(t, fsys, dir, cfg, opts)
+}
+
+// values returns what is in partition i of the topic.
+func (p *Producer) values(t testing.TB, i int) []string {
+	top, err := p.log.Topic("topic")
+	require.NoError(t, err)
+	return readValues(t, top.all()[i], Earliest)
+}
+
+// to is a record of the topic with a value.
+func to(value string) Record { return Record{Topic: "topic", Value: []byte(value)} }
+
+// TestSend sends records of all kinds: where each went is what is said, and it is there.
+func TestSend(t *testing.T) {
+	p := newProducerOn(t, &TopicConfig{Partitions: 3}, nil)
+	top, err := p.log.Topic("topic")
+	require.NoError(t, err)
+	for i := range 50 {
+		r := to(fmt.Sprintf("v%d", i))
+		r.Timestamp = time.UnixMilli(int64(1000 + i)).UTC()
+		r.Headers = []Header{{Key: "h", Value: []byte{byte(i)}}}
+		if i%2 == 0 {
+			r.Key = fmt.Appendf(nil, "key-%d", i%7)
+		}
+		m, err := p.Send(ctx, r)
+		require.NoError(t, err)
+		require.Equal(t, "topic", m.Topic)
+		require.Equal(t, r.Timestamp, m.Timestamp)
+		if r.Key != nil {
+			require.Equal(t, top.PartitionFor(r.Key).Index(), m.Partition)
+		}
+		found := false
+		for got, err := range top.all()[m.Partition].Records(ctx, m.Offset, nil) {
+			require.NoError(t, err)
+			require.Equal(t, r.Value, got.Value)
+			require.Equal(t, r.Key, got.Key)
+			require.Equal(t, r.Headers, got.Headers)
+			require.Equal(t, r.Timestamp, got.Timestamp)
+			found = true
+			break
+		}
+		require.True(t, found)
+	}
+	require.False(t, p.running, "no goroutine while nothing is held")
+}
+
+// TestEnqueueKeepsOrder enqueues from several goroutines, to several partitions, in small
+// batches and under both policies: each record's done is called once, in order, with the
+// offset at which it is.
+func TestEnqueueKeepsOrder(t *testing.T) {
+	for _, cfg := range []TopicConfig{{Partitions: 3}, {Partitions: 3, Flush: FlushAsync}} {
+		p := newProducerOn(t, &cfg, &ProducerOptions{BatchBytes: 1 << 10, BufferBytes: 8 << 10})
+		const senders, each = 4, 300
+		type ack struct {
+			m     RecordMetadata
+			order int
+		}
+		var mu sync.Mutex
+		acks := map[string]ack{}
+		var wg sync.WaitGroup
+		for s := range senders {
+			wg.Go(func() {
+				for i := range each {
+					name := fmt.Sprintf("%d/%d", s, i)
+					err := p.Enqueue(ctx, Record{Topic: "topic", Key: []byte{byte(s)}, Value: []byte(name)}, func(m RecordMetadata, err error) {
+						mu.Lock()
+						defer mu.Unlock()
+						if _, twice := acks[name]; twice || err != nil {
+							t.Errorf("%s: twice %v, %v", name, twice, err)
+						}
+						acks[name] = ack{m, len(acks)}
+					})
+					if err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		require.NoError(t, p.Flush(ctx))
+		require.Len(t, acks, senders*each)
+		for s := range senders {
+			for i := range each {
+				a := acks[fmt.Sprintf("%d/%d", s, i)]
+				require.Equal(t, fmt.Sprintf("%d/%d", s, i), p.values(t, a.m.Partition)[a.m.Offset])
+				if i > 0 {
+					before := acks[fmt.Sprintf("%d/%d", s, i-1)]
+					require.Less(t, before.m.Offset, a.m.Offset)
+					require.Less(t, before.order, a.order)
+				}
+			}
+		}
+		require.NoError(t, p.Close())
+		require.Zero(t, p.used, "all memory is back")
+	}
+}
+
+// TestBatchesGrowWhileOneIsFlushed: at linger 0 the first record leaves at once, and what
+// comes while it is flushed leaves as one batch.
+func TestBatchesGrowWhileOneIsFlushed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fsys := errfs.New(memfs.New())
+		p := producerOn(t, fsys, "/data", nil, nil)
+		_, err := p.Send(ctx, to("first")) // makes the directory
+		require.NoError(t, err)
+		fsys.Add(errfs.Rule{Kind: errfs.Sync, Site: siteFlush, Decide: func(errfs.Op) error {
+			time.Sleep(time.Second)
+			return nil
+		}})
+		for i := range 100 {
+			require.NoError(t, p.Enqueue(ctx, to(fmt.Sprintf("v%d", i)), nil))
+			synctest.Wait()
+		}
+		before := p.log.Metrics().Total.Appends
+		require.EqualValues(t, 2, before, "the first record alone, and the one that was alone then")
+		require.NoError(t, p.Flush(ctx))
+		require.EqualValues(t, 3, p.log.Metrics().Total.Appends)
+		require.Len(t, p.values(t, 0), 101)
+	})
+}
+
+// TestLinger: a batch waits for more records as long as it may, and no longer; when it is
+// full, flushed, or the producer is closed, it does not wait.
+func TestLinger(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := producerOn(t, memfs.New(), "/data", async, &ProducerOptions{Linger: time.Second, BatchBytes: 1 << 10})
+		appends := func() int64 {
+			synctest.Wait()
+			return p.log.Metrics().Total.Appends
+		}
+		began := time.Now()
+		require.NoError(t, p.Enqueue(ctx, to("a"), nil))
+		time.Sleep(999 * time.Millisecond)
+		require.NoError(t, p.Enqueue(ctx, to("b"), nil))
+		require.Zero(t, appends())
+		time.Sleep(time.Millisecond)
+		require.EqualValues(t, 1, appends())
+		require.Equal(t, []string{"a", "b"}, p.values(t, 0))
+
+		for range 20 {
+			require.NoError(t, p.Enqueue(ctx, to(strings.Repeat("x", 100)), nil))
+		}
+		require.EqualValues(t, 3, appends(), "two are full")
+		require.NoError(t, p.Flush(ctx))
+		require.EqualValues(t, 4, appends())
+		m, err := p.Send(ctx, to("c"))
+		require.NoError(t, err)
+		require.EqualValues(t, 22, m.Offset)
+		require.Equal(t, began.Add(2*time.Second), time.Now(), "Send lingers, Flush does not")
+		_, err = p.SendAll(ctx, to("d"), to("e"))
+		require.NoError(t, err)
+		require.NoError(t, p.Enqueue(ctx, to("f"), nil))
+		require.NoError(t, p.Close())
+		require.Equal(t, began.Add(2*time.Second), time.Now())
+		require.Equal(t, []string{"c", "d", "e", "f"}, p.values(t, 0)[22:])
+	})
+}
+
+// TestBackPressure: who finds the buffer full waits, first come, first served, and goes on
+// when there is room; or leaves with his context, and nothing of his is sent.
+func TestBackPressure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fsys := errfs.New(memfs.New())
+		p := producerOn(t, fsys, "/data", nil, &ProducerOptions{BatchBytes: 1 << 10, BufferBytes: 2 << 10})
+		_, err := p.Send(ctx, to("first"))
+		require.NoError(t, err)
+		heal := fsys.Add(errfs.Rule{Kind: errfs.Sync, Site: siteFlush, Decide: func(errfs.Op) error {
+			time.Sleep(10 * time.Second)
+			return nil
+		}})
+		defer heal()
+		big := strings.Repeat("x", 900)
+		for i := range 2 {
+			require.NoError(t, p.Enqueue(ctx, to(fmt.Sprint(i, big)), nil))
+		}
+		var order []int
+		var mu sync.Mutex
+		var wg sync.WaitGroup
+		for i := range 3 {
+			wg.Go(func() {
+				if err := p.Enqueue(ctx, to(fmt.Sprint(i+2, big)), nil); err != nil {
+					t.Error(err)
+				}
+				mu.Lock()
+				order = append(order, i)
+				mu.Unlock()
+			})
+			synctest.Wait()
+		}
+		short, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		err = p.Enqueue(short, to("never"), nil)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.NotErrorIs(t, err, ErrInDoubt)
+		mu.Lock()
+		require.Empty(t, order)
+		mu.Unlock()
+		wg.Wait()
+		require.NoError(t, p.Close())
+		require.ElementsMatch(t, []int{0, 1, 2}, order)
+		got := p.values(t, 0)
+		require.Len(t, got, 6)
+		for i, v := range got[1:] {
+			require.Equal(t, fmt.Sprint(i, big), v)
+		}
+		require.Zero(t, p.used)
+	})
+}
+
+// TestDeliveryTimeout: what cannot be appended in time fails with ErrTimeout, and is not
+// there; what is appended and not flushed is in doubt. A disk that has room again takes
+// what is still waiting.
+func TestDeliveryTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fsys := errfs.New(memfs.New())
+		p := producerOn(t, fsys, "/data", nil, &ProducerOptions{DeliveryTimeout: 10 * time.Second})
+		_, err := p.Send(ctx, to("first"))
+		require.NoError(t, err)
+		heal := fsys.Add(errfs.Rule{Kind: errfs.Write, Err: vfs.ErrNoSpace})
+		began := time.Now()
+		_, err = p.Send(ctx, to("too late"))
+		requireAll(t, err, ErrTimeout)
+		require.NotErrorIs(t, err, ErrInDoubt)
+		require.Equal(t, 10*time.Second, time.Since(began))
+		result := make(chan error, 1)
+		require.NoError(t, p.Enqueue(ctx, to("healed"), func(_ RecordMetadata, err error) { result <- err }))
+		time.Sleep(5 * time.Second)
+		heal()
+		require.NoError(t, <-result)
+		require.Less(t, time.Since(began), 17*time.Second)
+		require.Equal(t, []string{"first", "healed"}, p.values(t, 0))
+
+		heal = fsys.Add(errfs.Rule{Kind: errfs.Sync, Site: siteFlush, Decide: func(errfs.Op) error {
+			time.Sleep(time.Minute)
+			return nil
+		}})
+		defer heal()
+		began = time.Now()
+		require.NoError(t, p.Enqueue(ctx, to("in doubt"), func(_ RecordMetadata, err error) { result <- err }))
+		requireAll(t, <-result, ErrTimeout, ErrInDoubt)
+		require.Equal(t, 10*time.Second, time.Since(began))
+		time.Sleep(2 * time.Minute)
+		require.Equal(t, []string{"first", "healed", "in doubt"}, p.values(t, 0))
+	})
+}
+
+// TestTopicsComeGrowAndGo: a producer sends to topics that appear, finds partitions that
+// are added, and says what was sent to a topic that is deleted.
+func TestTopicsComeGrowAndGo(t *testing.T) {
+	fsys, dir := testDir(t)
+	l := openAt(t, fsys, dir, nil)
+	p, err := l.NewProducer(&ProducerOptions{Partitioner: Manual})
+	require.NoError(t, err)
+	_, err = p.Send(ctx, to("a"))
+	require.ErrorIs(t, err, ErrTopicNotFound)
+	top, err := l.CreateTopic(ctx, "topic", nil)
+	require.NoError(t, err)
+	_, err = p.Send(ctx, to("a"))
+	require.NoError(t, err)
+	second := to("b")
+	second.Partition = 1
+	_, err = p.Send(ctx, second)
+	require.ErrorIs(t, err, ErrPartitionNotFound)
+	require.NoError(t, top.SetPartitions(ctx, 2))
+	m, err := p.Send(ctx, second)
+	require.NoError(t, err)
+	require.Equal(t, 1, m.Partition)
+	require.NoError(t, l.DeleteTopic(ctx, "topic"))
+	require.ErrorIs(t, p.Enqueue(ctx, to("c"), nil), ErrTopicNotFound)
+	_, err = l.CreateTopic(ctx, "topic", nil)
+	require.NoError(t, err)
+	_, err = p.Send(ctx, to("d"))
+	require.NoError(t, err)
+	require.Equal(t, []string{"d"}, p.values(t, 0))
+	require.NoError(t, l.Close())
+
+	l = openAt(t, fsys, dir, &Options{AutoCreateTopics: true})
+	p, err = l.NewProducer(nil)
+	require.NoError(t, err)
+	_, err = p.Send(ctx, Record{Topic: "made for it"})
+	require.ErrorIs(t, err, ErrInvalidTopic)
+	_, err = p.Send(ctx, Record{Topic: "made"})
+	require.NoError(t, err)
+	_, err = l.Topic("made")
+	require.NoError(t, err)
+}
+
+// TestDeletedWhileBuffered: what is buffered for a topic that is deleted fails, also
+// without a done.
+func TestDeletedWhileBuffered(t *testing.T) {
+	p := newProducerOn(t, nil, &ProducerOptions{Linger: time.Hour, DeliveryTimeout: 2 * time.Hour})
+	result := make(chan error, 1)
+	require.NoError(t, p.Enqueue(ctx, to("a"), func(_ RecordMetadata, err error) { result <- err }))
+	require.NoError(t, p.Enqueue(ctx, to("b"), nil))
+	require.NoError(t, p.log.DeleteTopic(ctx, "topic"))
+	require.ErrorIs(t, p.Flush(ctx), ErrTopicNotFound)
+	require.ErrorIs(t, <-result, ErrTopicNotFound)
+	require.NoError(t, p.Flush(ctx), "told once")
+}
+
+// TestProducerRefuses what no topic takes, at once, and what comes behind it is sent.
+func TestProducerRefuses(t *testing.T) {
+	p := newProducerOn(t, &TopicConfig{MaxMessageBytes: 5000}, &ProducerOptions{BatchBytes: 1 << 10, BufferBytes: 8 << 10})
+	large := to(strings.Repeat("x", 6000))
+	_, err := p.Send(ctx, large)
+	require.ErrorIs(t, err, ErrRecordTooLarge)
+	require.ErrorIs(t, p.Enqueue(ctx, large, nil), ErrRecordTooLarge)
+	require.ErrorIs(t, p.Enqueue(ctx, to(strings.Repeat("x", 10000)), nil), ErrRecordTooLarge)
+	early := to("early")
+	early.Timestamp = time.Unix(-5, 0)
+	require.ErrorIs(t, p.Enqueue(ctx, early, nil), ErrInvalidRecord)
+	require.ErrorIs(t, p.Enqueue(ctx, Record{Topic: "a/b"}, nil), ErrTopicNotFound)
+	gone, cancel := context.WithCancel(ctx)
+	cancel()
+	require.ErrorIs(t, p.Enqueue(gone, to("x"), nil), context.Canceled)
+	for i := range 10 { // each larger than BatchBytes, and all larger than the topic's limit
+		require.NoError(t, p.Enqueue(ctx, to(fmt.Sprint(i, strings.Repeat("y", 2000))), nil))
+	}
+	require.NoError(t, p.Flush(ctx))
+	require.Len(t, p.values(t, 0), 10)
+	require.Zero(t, p.used)
+	require.NoError(t, p.Close())
+	require.ErrorIs(t, p.Enqueue(ctx, to("late"), nil), ErrClosed)
+	_, err = p.Send(ctx, to("late"))
+	require.ErrorIs(t, err, ErrClosed)
+	require.NoError(t, p.Close())
+
+	compacted := newProducerOn(t, &TopicConfig{Cleanup: CleanupCompact}, nil)
+	require.ErrorIs(t, compacted.Enqueue(ctx, to("no key"), nil), ErrInvalidRecord)
+}
+
+// TestSendAll waits once, and says of each record how it went.
+func TestSendAll(t *testing.T) {
+	p := newProducerOn(t, nil, &ProducerOptions{Linger: time.Hour, DeliveryTimeout: 2 * time.Hour})
+	metas, err := p.SendAll(ctx, to("a"), Record{Topic: "none"}, to("b"))
+	var failed *SendError
+	require.ErrorAs(t, err, &failed)
+	require.ErrorIs(t, err, ErrTopicNotFound)
+	require.NoError(t, failed.Errs[0])
+	require.ErrorIs(t, failed.Errs[1], ErrTopicNotFound)
+	require.NoError(t, failed.Errs[2])
+	require.Equal(t, []Offset{0, NoOffset, 1}, []Offset{metas[0].Offset, metas[1].Offset, metas[2].Offset})
+	metas, err = p.SendAll(ctx)
+	require.NoError(t, err)
+	require.Empty(t, metas)
+	require.Equal(t, []string{"a", "b"}, p.values(t, 0))
+}
+
+// TestAcksNone tells no offset and waits for nothing.
+func TestAcksNone(t *testing.T) {
+	p := newProducerOn(t, nil, &ProducerOptions{Acks: AcksNone})
+	m, err := p.Send(ctx, to("a"))
+	require.NoError(t, err)
+	require.Equal(t, RecordMetadata{Topic: "topic", Partition: 0, Offset: NoOffset}, m)
+	result := make(chan RecordMetadata, 1)
+	require.NoError(t, p.Enqueue(ctx, to("b"), func(m RecordMetadata, _ error) { result <- m }))
+	require.Equal(t, NoOffset, (<-result).Offset)
+	require.NoError(t, p.Close())
+	require.NoError(t, p.log.Sync(ctx))
+	require.Equal(t, []string{"a", "b"}, p.values(t, 0))
+}
+
+// TestProducerCompression: the producer's codec holds where the topic keeps what producers
+// send, the topic's elsewhere.
+func TestProducerCompression(t *testing.T) {
+	for _, topic := range []Compression{CompressionProducer, CompressionNone, CompressionSnappy} {
+		for _, direct := range []bool{true, false} {
+			p := newProducerOn(t, &TopicConfig{Compression: topic}, &ProducerOptions{Compression: CompressionZstd, CompressionLevel: 5})
+			r := to(strings.Repeat("abc", 1000))
+			if direct {
+				_, err := p.Send(ctx, r)
+				require.NoError(t, err)
+			} else {
+				require.NoError(t, p.Enqueue(ctx, r, nil))
+				require.NoError(t, p.Flush(ctx))
+			}
+			want := topic
+			if topic == CompressionProducer {
+				want = CompressionZstd
+			}
+			top, err := p.log.Topic("topic")
+			require.NoError(t, err)
+			var w window
+			seg := top.all()[0].active()
+			w.reset(seg, seg.size)
+			b, err := w.batch(0)
+			require.NoError(t, err)
+			require.Equal(t, want.codec(), b.Codec())
+			require.Equal(t, []string{string(r.Value)}, p.values(t, 0))
+		}
+	}
+}
+
+// TestProducerHooks: hooks see each record before and after, may change or refuse it; a
+// panic of a callback hurts nobody else.
+func TestProducerHooks(t *testing.T) {
+	var seen []string
+	var mu sync.Mutex
+	refuse := errors.New("refused")
+	p := newProducerOn(t, nil, &ProducerOptions{Hooks: []ProducerHooks{{
+		Send: func(_ context.Context, r *Record) error {
+			if string(r.Value) == "bad" {
+				return refuse
+			}
+			r.Value = append([]byte("changed "), r.Value...)
+			return nil
+		},
+		Acked: func(m RecordMetadata, err error) {
+			mu.Lock()
+			defer mu.Unlock()
+			seen = append(seen, fmt.Sprint(m.Partition, m.Offset, err))
+		},
+	}, {}}})
+	value := []byte("a")
+	_, err := p.Send(ctx, Record{Topic: "topic", Value: value})
+	require.NoError(t, err)
+	require.Equal(t, "a", string(value))
+	_, err = p.Send(ctx, to("bad"))
+	require.ErrorIs(t, err, refuse)
+	require.ErrorIs(t, p.Enqueue(ctx, to("bad"), nil), refuse)
+	require.NoError(t, p.Enqueue(ctx, to("b"), nil))
+	require.NoError(t, p.Enqueue(ctx, to("c"), func(RecordMetadata, error) { panic("the caller's") }))
+	require.NoError(t, p.Enqueue(ctx, to("d"), nil))
+	require.NoError(t, p.Flush(ctx))
+	require.Equal(t, []string{"changed a", "changed b", "changed c", "changed d"}, p.values(t, 0))
+	require.Equal(t, []string{"0 0 <nil>", "0 1 <nil>", "0 2 <nil>", "0 3 <nil>"}, seen)
+}
+
+// TestPartitioners: round robin goes round, a custom one is asked, and leaves the choice;
+// records without a key go to one partition a batch.
+func TestPartitioners(t *testing.T) {
+	three := &TopicConfig{Partitions: 3}
+	p := newProducerOn(t, three, &ProducerOptions{Partitioner: RoundRobin()})
+	for i := range 9 {
+		m, err := p.Send(ctx, to("x"))
+		require.NoError(t, err)
+		require.Equal(t, i%3, m.Partition)
+	}
+	p = newProducerOn(t, three, &ProducerOptions{Partitioner: func(r *Record, n int) int {
+		if string(r.Value) == "mine" {
+			return n - 1
+		}
+		return -1
+	}})
+	m, err := p.Send(ctx, to("mine"))
+	require.NoError(t, err)
+	require.Equal(t, 2, m.Partition)
+	m, err = p.Send(ctx, Record{Topic: "topic", Key: []byte("k")})
+	require.NoError(t, err)
+	require.Equal(t, keyPartition([]byte("k"), 3), m.Partition)
+
+	p = newProducerOn(t, three, &ProducerOptions{Linger: time.Hour, DeliveryTimeout: 2 * time.Hour})
+	for range 4 {
+		for range 5 {
+			require.NoError(t, p.Enqueue(ctx, to("x"), nil))
+		}
+		require.NoError(t, p.Flush(ctx))
+	}
+	for i := range 3 {
+		require.Zero(t, len(p.values(t, i))%5, "a batch is not parted")
+	}
+}
+
+// TestCloseSendsWhatIsThere: closing the producer, or the log, sends what is buffered; with
+// a context that ends what is not appended fails with ErrClosed.
+func TestCloseSendsWhatIsThere(t *testing.T) {
+	slow := &ProducerOptions{Linger: time.Hour, DeliveryTimeout: 2 * time.Hour}
+	fsys, dir := testDir(t)
+	p := producerOn(t, fsys, dir, nil, slow)
+	require.NoError(t, p.Enqueue(ctx, to("a"), nil))
+	require.NoError(t, p.log.Close())
+	require.ErrorIs(t, p.Enqueue(ctx, to("late"), nil), ErrClosed)
+	_, err := p.log.NewProducer(nil)
+	require.ErrorIs(t, err, ErrClosed)
+	require.NoError(t, p.Close())
+	l := openAt(t, fsys, dir, nil)
+	require.Equal(t, []string{"a"}, readValues(t, partOf(t, l, "topic", nil), Earliest))
+
+	synctest.Test(t, func(t *testing.T) {
+		fsys := errfs.New(memfs.New())
+		p := producerOn(t, fsys, "/data", nil, nil)
+		_, err := p.Send(ctx, to("first"))
+		require.NoError(t, err)
+		heal := fsys.Add(errfs.Rule{Kind: errfs.Write, Err: vfs.ErrNoSpace})
+		result := make(chan error, 1)
+		require.NoError(t, p.Enqueue(ctx, to("b"), func(_ RecordMetadata, err error) { result <- err }))
+		short, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		require.ErrorIs(t, p.Shutdown(short), context.DeadlineExceeded)
+		require.ErrorIs(t, <-result, ErrClosed)
+		heal()
+		require.Equal(t, []string{"first"}, p.values(t, 0))
+	})
+}
+
+// TestFailedFlushIsInDoubt: after a failed flush nothing is acknowledged, each record hears
+// of it once, and what comes later too.
+func TestFailedFlushIsInDoubt(t *testing.T) {
+	fsys := errfs.New(memfs.New())
+	p := producerOn(t, fsys, "/data", nil, &ProducerOptions{BatchBytes: 1 << 10, BufferBytes: 1 << 20})
+	_, err := p.Send(ctx, to("first"))
+	require.NoError(t, err)
+	fsys.FailSite(siteFlush, 0, errors.New("broken"))
+	var mu sync.Mutex
+	var errs []error
+	for i := range 100 {
+		err := p.Enqueue(ctx, to(fmt.Sprint(i, strings.Repeat("x", 100))), func(_ RecordMetadata, err error) {
+			mu.Lock()
+			errs = append(errs, err)
+			mu.Unlock()
+		})
+		require.NoError(t, err)
+	}
+	require.NoError(t, p.Flush(ctx), "all have a done")
+	require.Len(t, errs, 100)
+	for _, err := range errs {
+		require.ErrorIs(t, err, ErrPartitionFailed)
+	}
+	require.True(t, slices.ContainsFunc(errs, func(err error) bool { return errors.Is(err, ErrInDoubt) }))
+	require.Equal(t, []string{"first"}, p.values(t, 0))
+	_ = p.log.Close()
+}
+
+// TestInvalidProducerOptions lists every problem.
+func TestInvalidProducerOptions(t *testing.T) {
+	fsys, dir := testDir(t)
+	l := openAt(t, fsys, dir, nil)
+	_, err := l.NewProducer(&ProducerOptions{
+		Acks: 9, Linger: -1, BatchBytes: 1, BufferBytes: 1, Compression: CompressionProducer, DeliveryTimeout: -2,
+	})
+	require.ErrorIs(t, err, ErrInvalidOptions)
+	for _, field := range []string{"Acks", "Linger", "BatchBytes", "BufferBytes", "Compression", "DeliveryTimeout"} {
+		require.ErrorContains(t, err, field)
+	}
+	_, err = l.NewProducer(&ProducerOptions{Compression: CompressionGzip, CompressionLevel: 10})
+	require.ErrorContains(t, err, "CompressionLevel")
+}
+
+// TestSendAllocatesNothing: a record that is sent, or enqueued without a done, takes no
+// allocation of its own.
+func TestSendAllocatesNothing(t *testing.T) {
+	if invariants.Enabled {
+		return // pools forget at random under the race detector
+	}
+	p := newProducerOn(t, async, nil)
+	value := make([]byte, 100)
+	_, err := p.Send(ctx, Record{Topic: "topic", Value: value})
+	require.NoError(t, err)
+	require.Zero(t, testing.AllocsPerRun(100, func() { _, _ = p.Send(ctx, Record{Topic: "topic", Value: value}) }))
+	done := func(RecordMetadata, error) {}
+	const many = 1000
+	allocs := testing.AllocsPerRun(20, func() {
+		for range many {
+			_ = p.Enqueue(ctx, Record{Topic: "topic", Value: value}, done)
+		}
+		_ = p.Flush(ctx)
+	})
+	require.Less(t, allocs, many/5.0)
+}

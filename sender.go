@@ -1,0 +1,410 @@
+package riffle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"slices"
+	"time"
+
+	"github.com/rifflelog/riffle/internal/batch"
+	"github.com/rifflelog/riffle/internal/vfs"
+)
+
+// The goroutine that a producer has while it holds records. Kafka: Sender.
+//
+// A partition's next batch leaves when it is full, or when nothing of the partition is on its
+// way and it has lingered for long enough: so batches are as large as what comes while the
+// one before is written and flushed. Full ones do not wait for that: they join the flush
+// that comes next.
+
+const (
+	// minBackoff is how long a batch waits that finds the disk full; twice as long each time,
+	// up to maxBackoff. Kafka: retry.backoff.ms, retry.backoff.max.ms.
+	minBackoff = 100 * time.Millisecond
+	maxBackoff = time.Second
+)
+
+// poke has the goroutine look for what is to be done, if that is so, and starts it if there
+// is none. Called with mu held.
+func (p *Producer) poke(due bool) {
+	switch {
+	case !p.running:
+		if len(p.active) > 0 {
+			p.running = true
+			if !p.log.start(p.run) {
+				p.running = false
+				p.failAll(p.log.closedError())
+			}
+		}
+	case p.asleep && due:
+		p.asleep = false
+		p.wake <- struct{}{} // it has room: who is asleep has taken the last one
+	}
+}
+
+// pokeLocked is poke without mu.
+func (p *Producer) pokeLocked() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.poke(true)
+}
+
+// sendStep is what is to be done for a queue.
+type sendStep struct {
+	q     *sendQueue
+	batch *sendBatch
+	err   error // of a batch that has ended
+	send  bool  // it is to be appended
+}
+
+// run is the goroutine. It ends when nothing is left.
+func (p *Producer) run() {
+	s := &sender{p: p}
+	defer s.stop()
+	for {
+		p.mu.Lock()
+		now := time.Now()
+		s.steps = s.steps[:0]
+		next := p.look(s, now)
+		if len(s.steps) == 0 {
+			if len(p.active) == 0 {
+				p.running = false
+				if p.idle != nil {
+					close(p.idle)
+					p.idle = nil
+				}
+				p.mu.Unlock()
+				return
+			}
+			p.asleep = true
+		}
+		p.mu.Unlock()
+		if len(s.steps) == 0 {
+			if !s.sleep(now, next) {
+				return
+			}
+			continue
+		}
+		for _, step := range s.steps {
+			s.take(step)
+		}
+	}
+}
+
+// look gathers what is to be done, and returns when to look again at the latest: zero if
+// there is no such time. Called with mu held.
+func (p *Producer) look(s *sender, now time.Time) (next time.Time) {
+	earliest := func(t time.Time) {
+		if next.IsZero() || t.Before(next) {
+			next = t
+		}
+	}
+	p.active = slices.DeleteFunc(p.active, func(q *sendQueue) bool {
+		q.listed = !q.empty()
+		return !q.listed
+	})
+	for _, q := range p.active {
+		for len(q.flying) > 0 {
+			b := q.flying[0]
+			err, ended := p.outcome(b, now)
+			if !ended {
+				earliest(b.since.Add(p.opts.DeliveryTimeout))
+				break
+			}
+			q.flying = slices.Delete(q.flying, 0, 1)
+			s.steps = append(s.steps, sendStep{q, b, err, false})
+		}
+		for len(q.full) > 0 {
+			err := p.overdue(q.full[0], now)
+			if err == nil {
+				break
+			}
+			s.steps = append(s.steps, sendStep{q, q.full[0], err, false})
+			q.full = slices.Delete(q.full, 0, 1)
+		}
+		if q.open != nil {
+			if err := p.overdue(q.open, now); err != nil && len(q.full) == 0 {
+				s.steps = append(s.steps, sendStep{q, q.open, err, false})
+				q.open = nil
+			}
+		}
+		if at, due := p.due(q, now); due {
+			s.steps = append(s.steps, sendStep{q, q.full[0], nil, true})
+			q.full = slices.Delete(q.full, 0, 1)
+			q.sending = true
+		} else if !at.IsZero() {
+			earliest(at)
+		}
+		if b := q.next(); b != nil {
+			earliest(b.since.Add(p.opts.DeliveryTimeout))
+		}
+	}
+	return next
+}
+
+// outcome says how an appended batch has ended, if it has.
+func (p *Producer) outcome(b *sendBatch, now time.Time) (err error, ended bool) {
+	select {
+	case <-b.round.done:
+		return inDoubt(b.round.err), true
+	default:
+	}
+	if now.Sub(b.since) >= p.opts.DeliveryTimeout {
+		return inDoubt(fmt.Errorf("%w: DeliveryTimeout is %v", ErrTimeout, p.opts.DeliveryTimeout)), true
+	}
+	return nil, false
+}
+
+// overdue returns why a batch that is not appended is not to be appended any more.
+func (p *Producer) overdue(b *sendBatch, now time.Time) error {
+	switch {
+	case p.dropping:
+		return ErrClosed
+	case now.Sub(b.since) >= p.opts.DeliveryTimeout:
+		return fmt.Errorf("%w: DeliveryTimeout is %v", ErrTimeout, p.opts.DeliveryTimeout)
+	}
+	return nil
+}
+
+// due says whether the next batch of q is to be appended now, and then it is the first of
+// the full ones; or else when to look again. Called with mu held.
+func (p *Producer) due(q *sendQueue, now time.Time) (at time.Time, due bool) {
+	switch {
+	case q.sending || q.open == nil && len(q.full) == 0:
+		return time.Time{}, false
+	case now.Before(q.retryAt):
+		return q.retryAt, false
+	case len(q.full) > 0:
+		return time.Time{}, true
+	case len(q.flying) > 0 && len(p.waiters) == 0:
+		return time.Time{}, false // the end of the one before wakes us
+	case p.hurry == 0 && !p.closed && len(p.waiters) == 0 && now.Sub(q.open.since) < p.opts.Linger:
+		return q.open.since.Add(p.opts.Linger), false
+	}
+	p.closeOpen(q)
+	return time.Time{}, true
+}
+
+// sender is what the goroutine needs besides the producer.
+type sender struct {
+	p      *Producer
+	steps  []sendStep
+	timer  *time.Timer
+	ctx    context.Context // bounds one append
+	cancel context.CancelFunc
+	made   time.Time // ctx
+}
+
+func (s *sender) stop() {
+	if s.timer != nil {
+		s.timer.Stop()
+	}
+	if s.cancel != nil {
+		s.cancel()
+	}
+}
+
+// sleep waits until there may be something to do. It returns false if the log has failed.
+func (s *sender) sleep(now, next time.Time) bool {
+	var timeout <-chan time.Time
+	if !next.IsZero() {
+		if s.timer == nil {
+			s.timer = time.NewTimer(next.Sub(now))
+		} else {
+			s.timer.Reset(next.Sub(now))
+		}
+		timeout = s.timer.C
+	}
+	p := s.p
+	select {
+	case <-p.wake:
+		return true
+	case <-timeout:
+	case <-p.log.broken:
+		return false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.asleep {
+		<-p.wake // who woke us meanwhile has left it there
+	}
+	p.asleep = false
+	return true
+}
+
+// take does a step.
+func (s *sender) take(step sendStep) {
+	p, q, b := s.p, step.q, step.batch
+	if !step.send {
+		s.end(q, b, step.err)
+		return
+	}
+	err := s.append(q, b)
+	p.mu.Lock()
+	q.sending = false
+	switch {
+	case err == nil:
+		q.retryAt, q.backoff = time.Time{}, 0
+		if b.round != nil && p.opts.Acks != AcksNone {
+			q.flying = append(q.flying, b)
+			p.mu.Unlock()
+			return
+		}
+	case p.again(err):
+		q.backoff = min(max(2*q.backoff, minBackoff), maxBackoff)
+		q.retryAt = time.Now().Add(q.backoff)
+		q.full = slices.Insert(q.full, 0, b)
+		p.mu.Unlock()
+		return
+	}
+	p.mu.Unlock()
+	s.end(q, b, err)
+}
+
+// again says whether a batch that could not be appended is tried again: nothing of it is
+// written, and what is in the way may go.
+func (p *Producer) again(err error) bool {
+	if errors.Is(err, ErrInDoubt) || p.dropping {
+		return false
+	}
+	return errors.Is(err, ErrDiskFull) || errors.Is(err, vfs.ErrNoFiles) || errors.Is(err, context.DeadlineExceeded)
+}
+
+// send appends r alone, on the caller's goroutine, and returns its offset and time.
+func (p *Partition) send(ctx context.Context, by *Producer, r Record) (at Offset, ts int64, err error) {
+	defer p.topic.log.guard(&err)
+	e := encoders.Get().(*encoder)
+	defer e.release()
+	now := e.now()
+	cfg := p.topic.config()
+	codec, level := by.codecFor(cfg)
+	b, err := e.encodeAs([]Record{r}, cfg, codec, level, now)
+	if err != nil {
+		return NoOffset, now, err
+	}
+	ts = b.MaxTimestamp()
+	at, err = p.append(ctx, b, now)
+	if err != nil {
+		at = NoOffset
+	}
+	return at, ts, err
+}
+
+// append completes a batch and appends it. If that is not committed yet, b.round says so.
+func (s *sender) append(q *sendQueue, b *sendBatch) (err error) {
+	p := s.p
+	defer p.log.guard(&err)
+	cfg := q.p.topic.config()
+	now := time.Now()
+	if b.encoded == nil {
+		buf, err := b.builder.Finish(batch.NoProducer)
+		if b.buf = buf[:0]; err != nil {
+			return encodeError(err, b.count == 1)
+		}
+		b.encoded = buf
+	}
+	if most := min(int64(cfg.MaxMessageBytes), cfg.SegmentBytes); int64(len(b.encoded)) > most {
+		return encodeError(fmt.Errorf("%w: %d bytes, the topic takes %d", batch.ErrTooLarge, len(b.encoded), most), b.count == 1)
+	}
+	b.encoded.SetLeaderEpoch(batch.NoLeaderEpoch) // which an attempt that failed has set
+	if cfg.TimestampType == LogAppendTime {
+		b.encoded.SetLogAppendTime(now.UnixMilli())
+	}
+	base, round, err := q.p.appendAhead(s.bounded(now), b.encoded, now.UnixMilli(), p.rouse)
+	b.round, b.end = round, base+Offset(b.count)
+	return err
+}
+
+// bounded returns a context that ends before long: an append that hangs does not hold up
+// what is overdue for ever.
+func (s *sender) bounded(now time.Time) context.Context {
+	if s.ctx == nil || s.ctx.Err() != nil || now.Sub(s.made) > s.p.opts.DeliveryTimeout/2 {
+		s.stop()
+		s.ctx, s.cancel = context.WithTimeout(context.Background(), s.p.opts.DeliveryTimeout)
+		s.made = now
+	}
+	return s.ctx
+}
+
+// end tells all who want to hear of a batch how it has ended, and gives its memory back.
+func (s *sender) end(q *sendQueue, b *sendBatch, err error) {
+	p := s.p
+	if err != nil {
+		err = q.p.error("send", err)
+		p.log.opts.Logger.Warn("records are not sent",
+			"client", p.opts.ClientID, "topic", q.p.topic.name, "partition", q.p.index, "records", b.count, "err", err)
+	}
+	p.tell(q.p, b, err)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err != nil && b.silent > 0 && p.silent == nil {
+		p.silent = err
+	}
+	p.free(b)
+}
+
+// tell calls hooks and dones.
+func (p *Producer) tell(part *Partition, b *sendBatch, err error) {
+	m := RecordMetadata{Topic: part.topic.name, Partition: part.index}
+	appendTime := b.encoded != nil && b.encoded.TimestampType() == batch.LogAppendTime
+	for i := range b.recs {
+		r := &b.recs[i]
+		m.Offset = NoOffset
+		if err == nil && p.opts.Acks != AcksNone {
+			m.Offset = b.end - Offset(b.count) + Offset(r.index)
+		}
+		ts := r.ts
+		if appendTime {
+			ts = b.encoded.MaxTimestamp()
+		}
+		m.Timestamp = time.UnixMilli(ts).UTC()
+		p.callDone(r.done, m, err)
+	}
+}
+
+// callDone calls the caller's code for one record.
+func (p *Producer) callDone(done func(RecordMetadata, error), m RecordMetadata, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			p.log.opts.Logger.Error("a callback of a producer has panicked",
+				"client", p.opts.ClientID, "topic", m.Topic, "panic", r, "stack", string(debug.Stack()))
+		}
+	}()
+	if p.acked {
+		p.callAcked(m, err)
+	}
+	if done != nil {
+		done(m, err)
+	}
+}
+
+func (p *Producer) callAcked(m RecordMetadata, err error) {
+	for _, h := range p.opts.Hooks {
+		if h.Acked != nil {
+			h.Acked(m, err)
+		}
+	}
+}
+
+// failAll ends all that p holds: there is no goroutine any more that could. Called with mu
+// held, by who could not start it.
+func (p *Producer) failAll(err error) {
+	s := &sender{p: p}
+	for _, q := range p.active {
+		if q.open != nil {
+			p.closeOpen(q)
+		}
+		for _, b := range q.full {
+			s.steps = append(s.steps, sendStep{q, b, err, false})
+		}
+		q.full, q.listed = nil, false
+	}
+	p.active = nil
+	p.mu.Unlock()
+	for _, step := range s.steps {
+		s.take(step)
+	}
+	p.mu.Lock()
+}
