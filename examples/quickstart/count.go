@@ -4,21 +4,54 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"go/token"
 	"slices"
+	"sync"
 
 	"github.com/rifflelog/riffle"
 )
 
-// tallyOf reads all records of a partition.
-func tallyOf(ctx context.Context, part *riffle.Partition) (t tally, err error) {
-	for view, err := range part.Views(ctx, riffle.Earliest, nil) {
-		if err != nil {
-			return tally{}, err
-		}
-		t.add(view.Key(), view.Value())
+// readAll reads all records of a topic, each partition on a goroutine of its
+// own, and returns a tally of each. Views lends each record until each returns:
+// nothing is allocated for it.
+func readAll(ctx context.Context, topic *riffle.Topic, each func(part int, value []byte)) ([]tally, error) {
+	tallies := make([]tally, topic.NumPartitions())
+	errs := make([]error, len(tallies))
+	var wg sync.WaitGroup
+	for part := range topic.Partitions() {
+		wg.Go(func() {
+			i := part.Index()
+			for view, err := range part.Views(ctx, riffle.Earliest, nil) {
+				if err != nil {
+					errs[i] = err
+					return
+				}
+				tallies[i].add(view.Key(), view.Value())
+				each(i, view.Value())
+			}
+		})
 	}
-	return t, nil
+	wg.Wait()
+	return tallies, errors.Join(errs...)
+}
+
+// tallyOf reads all records of a topic.
+func tallyOf(ctx context.Context, topic *riffle.Topic) ([]tally, error) {
+	return readAll(ctx, topic, func(int, []byte) {})
+}
+
+// countWords counts the words of all lines, and returns their tally.
+func countWords(ctx context.Context, lines *riffle.Topic) (wordCount, []tally, error) {
+	counts := make([]wordCount, lines.NumPartitions())
+	for i := range counts {
+		counts[i] = make(wordCount)
+	}
+	tallies, err := readAll(ctx, lines, func(part int, value []byte) { counts[part].add(value) })
+	for _, other := range counts[1:] {
+		counts[0].merge(other)
+	}
+	return counts[0], tallies, err
 }
 
 // wordCount is how often each word was seen. The counts are behind pointers so
@@ -26,17 +59,15 @@ func tallyOf(ctx context.Context, part *riffle.Partition) (t tally, err error) {
 // assigning to it would make a string of the word each time.
 type wordCount map[string]*int
 
-// addAll counts the words of all lines, and returns their tally. Views lends
-// each record until the loop goes on: nothing is allocated for it.
-func (w wordCount) addAll(ctx context.Context, lines *riffle.Partition) (t tally, err error) {
-	for view, err := range lines.Views(ctx, riffle.Earliest, nil) {
-		if err != nil {
-			return tally{}, err
+// merge adds the counts of other, which is not used again.
+func (w wordCount) merge(other wordCount) {
+	for word, n := range other {
+		if count := w[word]; count != nil {
+			*count += *n
+		} else {
+			w[word] = n
 		}
-		t.add(view.Key(), view.Value())
-		w.add(view.Value())
 	}
-	return t, nil
 }
 
 // add counts the words of a line, up to a // in it. This is no parser: words in

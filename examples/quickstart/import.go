@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -12,13 +13,6 @@ import (
 	"time"
 
 	"github.com/rifflelog/riffle"
-)
-
-// A batch is large enough to make Append cheap per record, and far below the
-// topic's MaxMessageBytes. A line longer than batchBytes goes alone.
-const (
-	batchRecords = 1000
-	batchBytes   = 256 << 10 // of keys and values
 )
 
 var (
@@ -53,7 +47,7 @@ const tallyFormat = "%d records, checksum %08x"
 // String implements fmt.Stringer.
 func (t tally) String() string { return fmt.Sprintf(tallyFormat, t.records, t.sum) }
 
-// completeImport stores that all lines are appended. It is never found without
+// completeImport stores that all lines are stored. It is never found without
 // them, except after a power cut, which may take lines and leave it: whoever
 // reads it compares.
 func completeImport(ctx context.Context, imports *riffle.Partition, all tally) error {
@@ -75,31 +69,115 @@ func lastImport(ctx context.Context, imports *riffle.Partition) (last tally, err
 	return last, nil
 }
 
-// importer appends the lines of a source tree to a partition, in batches.
+// together returns the tally of all partitions, from one of each.
+func together(parts []tally) (all tally) {
+	for _, t := range parts {
+		all.records += t.records
+		all.sum = crc32.Update(all.sum, castagnoli, binary.BigEndian.AppendUint32(nil, t.sum))
+	}
+	return all
+}
+
+// importer sends the lines of a source tree to a topic. Their key is the name of
+// their file, so the lines of one are in one partition, in order.
 //
-// The tree is walked in the order of its names, so the n-th line is always the
-// record at offset n. Where an import was interrupted, the next one skips as
-// many lines as there are records: none is lost, none is there twice.
+// The tree is walked in the order of its names, and a producer keeps the order
+// within a partition: so the n-th line that belongs to a partition is its record
+// at offset n. Where an import was interrupted, the next one skips as many lines
+// of each partition as it has records: none is lost, none is there twice.
 type importer struct {
-	lines  *riffle.Partition
-	stored tally // what was there before
-	seen   tally // of the source so far
-	batch  []riffle.Record
-	bytes  int // of keys and values in batch
+	lines  *riffle.Topic
+	stored []tally // of each partition, what was there before
+	seen   []tally // of the source so far
 
 	start    time.Time
 	progress io.Writer
 	reported time.Time
 }
 
-func newImporter(lines *riffle.Partition, stored tally, progress io.Writer) *importer {
+func newImporter(lines *riffle.Topic, stored []tally, progress io.Writer) *importer {
 	now := time.Now()
-	return &importer{lines: lines, stored: stored, start: now, progress: progress, reported: now}
+	return &importer{
+		lines: lines, stored: stored, seen: make([]tally, len(stored)),
+		start: now, progress: progress, reported: now,
+	}
 }
 
-// tree appends the lines of every regular .go file in source.
-func (im *importer) tree(ctx context.Context, source fs.FS) error {
-	err := fs.WalkDir(source, ".", func(name string, d fs.DirEntry, err error) error {
+// compare returns errOtherLines if what is stored is not the beginning of
+// source. So nothing of another source is sent to any partition.
+func (im *importer) compare(ctx context.Context, source fs.FS) error {
+	seen := make([]tally, len(im.stored))
+	behind := 0 // partitions of which not all that is stored was seen
+	for _, t := range im.stored {
+		if t.records > 0 {
+			behind++
+		}
+	}
+	if behind == 0 {
+		return nil
+	}
+	err := im.walk(ctx, source, func(part int, key, value []byte) error {
+		got, want := &seen[part], im.stored[part]
+		if got.records == want.records {
+			return nil
+		}
+		got.add(key, value)
+		if got.records < want.records {
+			return nil
+		}
+		if *got != want {
+			return errOtherLines
+		}
+		if behind--; behind == 0 {
+			return fs.SkipAll
+		}
+		return nil
+	})
+	if err == nil && behind > 0 {
+		return errOtherLines
+	}
+	return err
+}
+
+// send sends the lines that are not stored yet, and returns when all are
+// acknowledged.
+//
+// Enqueue waits where the producer's buffer is full. One line that fails ends
+// the import: lines that were on their way behind it may be stored without it,
+// and then the next run finds other lines.
+func (im *importer) send(ctx context.Context, p *riffle.Producer, source fs.FS) error {
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	done := func(_ riffle.RecordMetadata, err error) {
+		if err != nil {
+			fail(err)
+		}
+	}
+	name := im.lines.Name()
+	err := im.walk(ctx, source, func(part int, key, value []byte) error {
+		seen := &im.seen[part]
+		seen.add(key, value)
+		if seen.records <= im.stored[part].records {
+			return nil
+		}
+		return p.Enqueue(ctx, riffle.Record{Topic: name, Key: key, Value: value}, done)
+	})
+	if err == nil {
+		err = p.Flush(ctx)
+	}
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	if err == nil && together(im.seen).records == 0 {
+		return errNoLines
+	}
+	return err
+}
+
+// walk calls line for each line of every regular .go file in source, with the
+// partition that it belongs to and the name of its file.
+func (im *importer) walk(ctx context.Context, source fs.FS, line func(part int, key, value []byte) error) error {
+	return fs.WalkDir(source, ".", func(name string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() || path.Ext(name) != ".go" {
 			return err
 		}
@@ -107,67 +185,28 @@ func (im *importer) tree(ctx context.Context, source fs.FS) error {
 		if err != nil {
 			return err
 		}
-		return im.file(ctx, name, text)
+		key := []byte(name)
+		part := im.lines.PartitionFor(key).Index() // the producer's choice too
+		for value := range bytes.Lines(text) {
+			if err := line(part, key, bytes.TrimSuffix(value, separator)); err != nil {
+				return err
+			}
+		}
+		im.report()
+		return ctx.Err()
 	})
-	if err != nil {
-		return err
-	}
-	if im.seen.records == 0 {
-		return errNoLines
-	}
-	if im.seen.records <= im.stored.records && im.seen != im.stored {
-		return errOtherLines
-	}
-	return im.flush(ctx)
 }
 
-// file appends the lines of one file, with its name as their key.
-func (im *importer) file(ctx context.Context, name string, text []byte) error {
-	key := []byte(name)
-	for line := range bytes.Lines(text) {
-		if err := im.line(ctx, key, bytes.TrimSuffix(line, separator)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// line adds a line to the batch, unless it is stored.
-func (im *importer) line(ctx context.Context, key, value []byte) error {
-	if im.seen.records == im.stored.records && im.seen != im.stored {
-		return errOtherLines // before anything is appended to them
-	}
-	im.seen.add(key, value)
-	if im.seen.records <= im.stored.records {
-		return nil
-	}
-	if len(im.batch) == batchRecords || im.bytes+len(key)+len(value) > batchBytes {
-		if err := im.flush(ctx); err != nil {
-			return err
-		}
-	}
-	im.batch = append(im.batch, riffle.Record{Key: key, Value: value})
-	im.bytes += len(key) + len(value)
-	return nil
-}
-
-// flush appends the batch: all of it or nothing.
-func (im *importer) flush(ctx context.Context) error {
-	if len(im.batch) == 0 {
-		return nil
-	}
-	if _, err := im.lines.Append(ctx, im.batch...); err != nil {
-		return err
-	}
-	im.batch, im.bytes = im.batch[:0], 0 // Append keeps nothing of what it got
+// report says once a second how far the import is.
+func (im *importer) report() {
 	if now := time.Now(); now.Sub(im.reported) >= time.Second {
 		im.reported = now
 		fmt.Fprintf(im.progress, "           %s\n", im.speed())
 	}
-	return nil
 }
 
 // speed describes the import so far.
 func (im *importer) speed() string {
-	return speed(im.seen.records-im.stored.records, time.Since(im.start))
+	sent := together(im.seen).records - together(im.stored).records
+	return speed(max(0, sent), time.Since(im.start))
 }

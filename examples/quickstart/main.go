@@ -1,10 +1,11 @@
 // Quickstart fills a log with the source of your Go installation, one record a
-// line, counts the identifiers in what it reads back, and opens the log again
-// to see that every record is there:
+// line, through a producer and into four partitions. It counts the identifiers
+// in what it reads back, on a goroutine for each partition, and opens the log
+// again to see that every record is there:
 //
 //	go run ./examples/quickstart
 //
-// The file quickstart.go is the story, import.go appends, count.go reads.
+// The file quickstart.go is the story, import.go sends, count.go reads.
 package main
 
 import (
@@ -23,8 +24,8 @@ import (
 
 const usage = `Usage: go run ./examples/quickstart [directory]
 
-Appends every line of every .go file under GOROOT/src to a log in the directory,
-or in a new temporary one, and counts identifiers in what it reads back. A
+Sends every line of every .go file under GOROOT/src to a log in the directory, or
+in a new temporary one, and counts identifiers in what it reads back. A
 directory that was filled before is only read; where filling it was interrupted,
 it goes on. One that holds other files is refused.
 `

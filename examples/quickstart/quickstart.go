@@ -16,10 +16,11 @@ import (
 
 // The configurations of the two topics.
 var (
-	// FlushAsync is fast: Append waits for no disk. A crash of the program loses
-	// nothing, a power cut at most the last second, which the next run appends
-	// again. The longest line, with the time zones, is larger than the default.
-	linesConfig = &riffle.TopicConfig{Flush: riffle.FlushAsync, MaxMessageBytes: 16 << 20}
+	// FlushAsync is fast: a record waits for no disk. A crash of the program loses
+	// nothing that was acknowledged, a power cut at most the last second, which the
+	// next run sends again. The longest line, with the time zones, is larger than
+	// the default.
+	linesConfig = &riffle.TopicConfig{Partitions: 4, Flush: riffle.FlushAsync, MaxMessageBytes: 16 << 20}
 	// A record of this one says that all lines are there. It is worth a flush.
 	importsConfig = &riffle.TopicConfig{Flush: riffle.FlushBeforeAck}
 )
@@ -95,11 +96,15 @@ func (q *quickstart) fillAndCount(ctx context.Context) (got tally, err error) {
 	// Closing flushes what is still unflushed, so its error counts.
 	defer func() { err = errors.Join(err, db.Close()) }()
 
-	lines, err := partition(ctx, db, "lines", linesConfig)
+	lines, err := db.EnsureTopic(ctx, "lines", linesConfig)
 	if err != nil {
 		return tally{}, err
 	}
-	imports, err := partition(ctx, db, "imports", importsConfig)
+	notes, err := db.EnsureTopic(ctx, "imports", importsConfig)
+	if err != nil {
+		return tally{}, err
+	}
+	imports, err := notes.Partition(0)
 	if err != nil {
 		return tally{}, err
 	}
@@ -109,9 +114,9 @@ func (q *quickstart) fillAndCount(ctx context.Context) (got tally, err error) {
 		return tally{}, err
 	}
 	// It may be complete and yet lack lines, which a power cut took.
-	complete := want.records > 0 && int64(lines.Bounds().HighWatermark) >= want.records
+	complete := want.records > 0 && recordsOf(lines) >= want.records
 	if !complete {
-		if want, err = q.fill(ctx, lines); err != nil {
+		if want, err = q.fill(ctx, db, lines); err != nil {
 			return tally{}, err
 		}
 	}
@@ -127,33 +132,40 @@ func (q *quickstart) fillAndCount(ctx context.Context) (got tally, err error) {
 	return got, err
 }
 
-// fill appends the lines of the source that are not stored yet, and returns the
+// fill sends the lines of the source that are not stored yet, and returns the
 // tally of all of them.
-func (q *quickstart) fill(ctx context.Context, lines *riffle.Partition) (tally, error) {
+func (q *quickstart) fill(ctx context.Context, db *riffle.Log, lines *riffle.Topic) (tally, error) {
 	stored, err := tallyOf(ctx, lines)
 	if err != nil {
 		return tally{}, err
 	}
-	if stored.records > 0 {
-		fmt.Fprintf(q.stdout, "stored:    %v, goes on behind them\n", stored)
+	if all := together(stored); all.records > 0 {
+		fmt.Fprintf(q.stdout, "stored:    %v, goes on behind them\n", all)
+	}
+	producer, err := db.NewProducer(nil)
+	if err != nil {
+		return tally{}, err
 	}
 	im := newImporter(lines, stored, q.stderr)
-	if err := im.tree(ctx, q.source); err != nil {
+	if err := im.compare(ctx, q.source); err != nil {
+		return tally{}, fmt.Errorf("compare with source: %w", err)
+	}
+	if err := im.send(ctx, producer, q.source); err != nil {
 		return tally{}, fmt.Errorf("import source: %w", err)
 	}
-	fmt.Fprintf(q.stdout, "appended:  %s\n", im.speed())
-	return im.seen, nil
+	fmt.Fprintf(q.stdout, "sent:      %s\n", im.speed())
+	return together(im.seen), producer.Close()
 }
 
 // count reads all lines, prints the ten most frequent identifiers, and returns
 // the tally of what it has read.
-func (q *quickstart) count(ctx context.Context, lines *riffle.Partition) (tally, error) {
+func (q *quickstart) count(ctx context.Context, lines *riffle.Topic) (tally, error) {
 	start := time.Now()
-	words := make(wordCount)
-	got, err := words.addAll(ctx, lines)
+	words, tallies, err := countWords(ctx, lines)
 	if err != nil {
 		return tally{}, err
 	}
+	got := together(tallies)
 	fmt.Fprintf(q.stdout, "read:      %s\n", speed(got.records, time.Since(start)))
 	for _, id := range words.top(10) {
 		fmt.Fprintf(q.stdout, "%9d  %s\n", id.count, id.name)
@@ -172,14 +184,15 @@ func (q *quickstart) openAgain(ctx context.Context, before tally) (err error) {
 	opened := time.Since(start)
 	defer func() { err = errors.Join(err, db.Close()) }()
 
-	lines, err := partition(ctx, db, "lines", linesConfig)
+	lines, err := db.EnsureTopic(ctx, "lines", linesConfig)
 	if err != nil {
 		return err
 	}
-	after, err := tallyOf(ctx, lines)
+	parts, err := tallyOf(ctx, lines)
 	if err != nil {
 		return err
 	}
+	after := together(parts)
 	if after != before {
 		return fmt.Errorf("compare after opening again: read %v, want %v", after, before)
 	}
@@ -187,14 +200,12 @@ func (q *quickstart) openAgain(ctx context.Context, before tally) (err error) {
 	return nil
 }
 
-// partition returns the one partition of a topic, which it creates if there is
-// none.
-func partition(ctx context.Context, db *riffle.Log, name string, cfg *riffle.TopicConfig) (*riffle.Partition, error) {
-	topic, err := db.EnsureTopic(ctx, name, cfg)
-	if err != nil {
-		return nil, err
+// recordsOf returns how many records a topic has of which none was deleted.
+func recordsOf(topic *riffle.Topic) (n int64) {
+	for part := range topic.Partitions() {
+		n += int64(part.Bounds().HighWatermark)
 	}
-	return topic.Partition(0)
+	return n
 }
 
 // sizeOf returns how many bytes the files in dir have, without the space that

@@ -19,20 +19,21 @@ import (
 	"github.com/rifflelog/riffle"
 )
 
-// A second run on the same directory reads what the first one appended and
-// appends nothing: the first on a tree of three Go files and one other, the
-// second on an empty tree, print the same counts.
-func TestSecondRunAppendsNothing(t *testing.T) {
+// A second run on the same directory reads what the first one sent and
+// sends nothing: the first on a tree of three Go files and one other, the
+// second on an empty tree, print the same counts. Each file is whole in one
+// partition.
+func TestSecondRunSendsNothing(t *testing.T) {
 	dir := t.TempDir()
 	src := writeTree(t, map[string]string{
 		"a.go":       "package a // the end\n\nfunc f(x int) int { return x + 0x1f }\r\n",
 		"b/empty.go": "",
-		"b/last.go":  "package b\nvar s = \"x \\x00 π\" // no newline follows",
+		"b/end.go":   "package b\nvar s = \"x \\x00 π\" // no newline follows",
 		"b/text.md":  "x x x x x\n",
 	})
 	first, err := runOn(t.Context(), dir, src)
 	require.NoError(t, err)
-	require.Equal(t, `appended:  5 records
+	require.Equal(t, `sent:      5 records
 read:      5 records
         3  x
         2  int
@@ -40,36 +41,36 @@ read:      5 records
         1  b
         1  f
         1  s
-reopened:  all there: 5 records, checksum 500f3cd2
+reopened:  all there: 5 records, checksum 44750aa7
 on disk:   0 MB
 `, first)
 	require.Equal(t, []string{
-		"a.go: package a // the end",
-		"a.go: ",
-		"a.go: func f(x int) int { return x + 0x1f }\r",
-		"b/last.go: package b",
-		"b/last.go: var s = \"x \\x00 π\" // no newline follows",
+		"2 a.go: package a // the end",
+		"2 a.go: ",
+		"2 a.go: func f(x int) int { return x + 0x1f }\r",
+		"3 b/end.go: package b",
+		"3 b/end.go: var s = \"x \\x00 π\" // no newline follows",
 	}, stored(t, dir))
 
 	second, err := runOn(t.Context(), dir, os.DirFS(t.TempDir()))
 	require.NoError(t, err)
-	require.Equal(t, strings.TrimPrefix(first, "appended:  5 records\n"), second)
+	require.Equal(t, strings.TrimPrefix(first, "sent:      5 records\n"), second)
 	require.Len(t, stored(t, dir), 5)
 }
 
 // An import that ends early goes on where it stopped: the context ends, as by
 // Ctrl-C, while the 30th file is opened. The run returns that error and closes
-// the log, the next one completes it, and what it then holds is what one run
+// the log, which sends what the producer has taken, the next one completes it, and what it then holds is what one run
 // without interruption leaves.
 func TestInterruptedImportGoesOn(t *testing.T) {
 	src := writeTree(t, manyFiles())
 	dir := interrupted(t, src)
-	require.Len(t, stored(t, dir), 2*batchRecords)
+	require.Len(t, stored(t, dir), 2900)
 
 	out, err := runOn(t.Context(), dir, src)
 	require.NoError(t, err)
-	require.Contains(t, out, "stored:    2000 records, ")
-	require.Contains(t, out, "appended:  2000 records\nread:      4000 records\n")
+	require.Contains(t, out, "stored:    2900 records, ")
+	require.Contains(t, out, "sent:      1100 records\nread:      4000 records\n")
 
 	whole := t.TempDir()
 	_, err = runOn(t.Context(), whole, src)
@@ -77,26 +78,28 @@ func TestInterruptedImportGoesOn(t *testing.T) {
 	require.Equal(t, stored(t, whole), stored(t, dir))
 }
 
-// Lines that a power cut took are appended again, though the import was stored
+// Lines that a power cut took are sent again, though the import was stored
 // as complete: that record is put beside half of the lines.
-func TestLinesLostAfterCompletionAreAppendedAgain(t *testing.T) {
+func TestLinesLostAfterCompletionAreSentAgain(t *testing.T) {
 	src := writeTree(t, manyFiles())
 	dir := interrupted(t, src)
-	withPartition(t, dir, "imports", func(imports *riffle.Partition) {
+	withTopic(t, dir, "imports", func(top *riffle.Topic) {
+		imports, err := top.Partition(0)
+		require.NoError(t, err)
 		require.NoError(t, completeImport(t.Context(), imports, tally{records: 4000, sum: 1}))
 	})
 	out, err := runOn(t.Context(), dir, src)
 	require.NoError(t, err)
-	require.Contains(t, out, "appended:  2000 records\nread:      4000 records\n")
+	require.Contains(t, out, "sent:      1100 records\nread:      4000 records\n")
 	require.Len(t, stored(t, dir), 4000)
 
 	out, err = runOn(t.Context(), dir, src)
 	require.NoError(t, err, "the new record of completion counts")
-	require.NotContains(t, out, "appended")
+	require.NotContains(t, out, "sent")
 }
 
 // An interrupted import does not go on with another source: one line that
-// differs, or too few lines, end it before anything is appended.
+// differs, or too few lines, end it before anything is sent.
 func TestOtherSourceIsRefused(t *testing.T) {
 	src := writeTree(t, manyFiles())
 	dir := interrupted(t, src)
@@ -106,7 +109,7 @@ func TestOtherSourceIsRefused(t *testing.T) {
 	for _, other := range []fs.FS{writeTree(t, changed), writeTree(t, map[string]string{"f00.go": "package f\n"})} {
 		_, err := runOn(t.Context(), dir, other)
 		require.ErrorIs(t, err, errOtherLines)
-		require.Len(t, stored(t, dir), 2*batchRecords)
+		require.Len(t, stored(t, dir), 2900)
 	}
 }
 
@@ -118,7 +121,7 @@ func TestTreeWithoutGoIsAnError(t *testing.T) {
 	require.ErrorIs(t, err, errNoLines)
 	out, err := runOn(t.Context(), dir, writeTree(t, map[string]string{"a.go": "package a\n"}))
 	require.NoError(t, err)
-	require.Contains(t, out, "appended:  1 records\n")
+	require.Contains(t, out, "sent:      1 records\n")
 }
 
 // The output depends on the source alone: two directories filled from twenty
@@ -240,7 +243,7 @@ func writeTree(t *testing.T, files map[string]string) fs.FS {
 	return os.DirFS(root)
 }
 
-// manyFiles are 40 files of 100 lines: four batches.
+// manyFiles are 40 files of 100 lines.
 func manyFiles() map[string]string {
 	files := make(map[string]string)
 	for i := range 40 {
@@ -254,7 +257,7 @@ func manyFiles() map[string]string {
 }
 
 // interrupted returns the directory of an import of manyFiles that is
-// interrupted after 2 batches.
+// interrupted after 29 of them.
 func interrupted(t *testing.T, src fs.FS) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -280,27 +283,27 @@ func (h openHook) Open(name string) (fs.File, error) {
 	return h.FS.Open(name)
 }
 
-// stored returns the records of the log in dir, as "key: value".
+// stored returns the records of the log in dir, as "partition key: value".
 func stored(t *testing.T, dir string) (lines []string) {
 	t.Helper()
-	withPartition(t, dir, "lines", func(p *riffle.Partition) {
-		for rec, err := range p.Records(t.Context(), riffle.Earliest, nil) {
-			require.NoError(t, err)
-			lines = append(lines, fmt.Sprintf("%s: %s", rec.Key, rec.Value))
+	withTopic(t, dir, "lines", func(top *riffle.Topic) {
+		for p := range top.Partitions() {
+			for rec, err := range p.Records(t.Context(), riffle.Earliest, nil) {
+				require.NoError(t, err)
+				lines = append(lines, fmt.Sprintf("%d %s: %s", p.Index(), rec.Key, rec.Value))
+			}
 		}
 	})
 	return lines
 }
 
-// withPartition opens the log in dir while body runs.
-func withPartition(t *testing.T, dir, topic string, body func(*riffle.Partition)) {
+// withTopic opens the log in dir while body runs.
+func withTopic(t *testing.T, dir, name string, body func(*riffle.Topic)) {
 	t.Helper()
 	db, err := riffle.Open(dir, nil)
 	require.NoError(t, err)
-	top, err := db.Topic(topic)
+	top, err := db.Topic(name)
 	require.NoError(t, err)
-	part, err := top.Partition(0)
-	require.NoError(t, err)
-	body(part)
+	body(top)
 	require.NoError(t, db.Close())
 }
