@@ -30,7 +30,7 @@ type sendQueue struct {
 	p       *Partition
 	open    *sendBatch   // takes records; nil if there is none
 	full    []*sendBatch // to be appended
-	flying  []*sendBatch // appended, and not known to be committed
+	flying  []*sendBatch // appended, and not known to be committed; those that failed behind them
 	sending bool         // the producer's goroutine has the next one in its hands
 	listed  bool         // it is in Producer.active
 	retryAt time.Time    // not before then; zero if nothing has failed
@@ -63,7 +63,8 @@ type sendBatch struct {
 	silent  int   // records without a done
 
 	end   Offset      // once it is appended
-	round *flushRound // that will commit it; nil if it is committed
+	round *flushRound // that will commit it; nil if it is committed, or err says why not
+	err   error
 	ended chan struct{}
 }
 

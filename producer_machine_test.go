@@ -22,6 +22,7 @@ type sentRecord struct {
 	partition int
 	refused   error // by Enqueue or Send, with nothing in doubt
 	ended     int   // how often it heard of its end
+	turn      int   // when, among all
 	err       error
 	at        Offset
 	hadNoDone bool
@@ -37,13 +38,14 @@ type sendRun struct {
 	wg   sync.WaitGroup
 
 	groups int
+	turns  int
 }
 
 // TestEveryRecordEndsOnce draws lives of a producer: records one at a time, all at once or
 // without waiting, from several goroutines, with contexts that end, flushes, a full disk
-// that heals, writes and flushes that fail or take their time, and a close with or without
-// patience. Each record that was taken ends once; what was acknowledged is in the log once, at
-// its offset, in the order in which it was sent; what failed without doubt is not there.
+// that heals, writes and flushes that fail or take their time, a topic that takes less, and
+// a close with or without patience. Each record that was taken ends once; what was acknowledged is in the log once, at
+// its offset, in the order in which it was sent and hears of it; what failed without doubt is not there.
 func TestEveryRecordEndsOnce(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		cfg := &TopicConfig{Partitions: 2, SegmentBytes: 4 << 10, FlushInterval: time.Second}
@@ -116,7 +118,7 @@ func (r *sendRun) step(t *rapid.T) func() {
 			})
 		}
 	}
-	switch rapid.IntRange(0, 9).Draw(t, "step") {
+	switch rapid.IntRange(0, 10).Draw(t, "step") {
 	case 0:
 		return within(func(ctx context.Context) { _ = r.p.Flush(ctx) })
 	case 1:
@@ -135,6 +137,13 @@ func (r *sendRun) step(t *rapid.T) func() {
 			heal := r.fs.Add(errfs.Rule{Kind: errfs.Sync, Decide: func(errfs.Op) error { time.Sleep(time.Second); return nil }})
 			r.wg.Go(func() { time.Sleep(3 * time.Second); heal() })
 		}
+	case 10:
+		most := rapid.SampledFrom([]int{0, 150, 600}).Draw(t, "MaxMessageBytes")
+		return within(func(ctx context.Context) {
+			if top, err := r.p.log.Topic("topic"); err == nil {
+				_ = top.SetConfig(ctx, func(c *TopicConfig) { c.MaxMessageBytes = most })
+			}
+		})
 	case 4, 5:
 		rec, s := r.record(t)
 		return within(func(ctx context.Context) {
@@ -189,6 +198,8 @@ func (r *sendRun) ended(s *sentRecord, m RecordMetadata, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s.ended++
+	r.turns++
+	s.turn = r.turns
 	s.err, s.at = err, m.Offset
 }
 
@@ -201,7 +212,7 @@ func (r *sendRun) judge(mem *memfs.FS) error {
 	if err != nil {
 		return err
 	}
-	last := map[[2]int]Offset{}
+	last, turns := map[[2]int]Offset{}, map[[2]int]int{}
 	for n, s := range r.recs {
 		at, there := found[n]
 		if line := [2]int{s.group, s.partition}; there && s.group > 0 {
@@ -209,6 +220,12 @@ func (r *sendRun) judge(mem *memfs.FS) error {
 				return fmt.Errorf("record %d is at %d, one sent before it at %d", n, at, before)
 			}
 			last[line] = at
+		}
+		if line := [2]int{s.group, s.partition}; s.group > 0 && s.ended > 0 {
+			if s.turn < turns[line] {
+				return fmt.Errorf("record %d has ended before one sent before it", n)
+			}
+			turns[line] = s.turn
 		}
 		switch {
 		case s.refused != nil && (s.ended > 0 || there):

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -381,6 +382,80 @@ func TestSendAll(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, metas)
 	require.Equal(t, []string{"a", "b"}, p.values(t, 0))
+}
+
+// TestTooLargeBatchIsSplit: a topic takes less than it did when records were buffered, or
+// compressing them saves less than the producer hoped. They are sent in order, in more
+// batches, with their headers and times; a record that is too large alone fails.
+func TestTooLargeBatchIsSplit(t *testing.T) {
+	for _, codec := range []Compression{CompressionNone, CompressionLZ4} {
+		p := newProducerOn(t, nil, &ProducerOptions{Linger: time.Hour, DeliveryTimeout: 2 * time.Hour, Compression: codec})
+		noise := make([]byte, 200)
+		source := rand.New(rand.NewPCG(1, 2))
+		var want []string
+		var at []Offset
+		var errs []error
+		for i := range 100 {
+			for j := range noise {
+				noise[j] = byte(source.Uint32())
+			}
+			r := to(fmt.Sprint(i, " ", string(noise)))
+			if i == 37 {
+				r.Value = append(r.Value, make([]byte, 3000)...)
+				if codec != CompressionNone {
+					r.Value = slices.Repeat([]byte(want[0]+want[1]), 10) // LZ4 makes one of ten
+				}
+			}
+			r.Headers = []Header{{Key: "i", Value: []byte{byte(i)}}}
+			r.Timestamp = time.UnixMilli(int64(1000 - i)).UTC()
+			want = append(want, string(r.Value))
+			done := func(m RecordMetadata, err error) {
+				at, errs = append(at, m.Offset), append(errs, err)
+				require.Equal(t, r.Timestamp, m.Timestamp)
+			}
+			if i%10 == 9 {
+				done = nil
+			}
+			require.NoError(t, p.Enqueue(ctx, r, done))
+		}
+		top, err := p.log.Topic("topic")
+		require.NoError(t, err)
+		require.NoError(t, top.SetConfig(ctx, func(c *TopicConfig) { c.MaxMessageBytes = 1000 }))
+		require.NoError(t, p.Flush(ctx), "the one that fails has a done")
+		require.Len(t, errs, 90)
+		if codec == CompressionNone {
+			require.ErrorIs(t, errs[34], ErrRecordTooLarge)
+			require.Equal(t, NoOffset, at[34])
+			want = slices.Delete(want, 37, 38)
+			at, errs = slices.Delete(at, 34, 35), slices.Delete(errs, 34, 35)
+		}
+		require.Equal(t, want, p.values(t, 0))
+		require.NoError(t, errors.Join(errs...))
+		require.True(t, slices.IsSorted(at))
+		require.Len(t, slices.Compact(at), len(errs))
+		for rec, err := range top.all()[0].Records(ctx, 50, nil) {
+			require.NoError(t, err)
+			i := rec.Headers[0].Value[0]
+			require.Equal(t, time.UnixMilli(int64(1000)-int64(i)).UTC(), rec.Timestamp)
+			require.Contains(t, string(rec.Value), fmt.Sprint(i, " "))
+		}
+		require.Greater(t, p.log.Metrics().Total.Appends, int64(20))
+		require.Zero(t, p.used)
+	}
+}
+
+// TestSplitTellsFlush: a record without a done that is too large alone is what Flush tells.
+func TestSplitTellsFlush(t *testing.T) {
+	p := newProducerOn(t, nil, &ProducerOptions{Linger: time.Hour, DeliveryTimeout: 2 * time.Hour})
+	for _, size := range []int{1, 1000, 1} {
+		require.NoError(t, p.Enqueue(ctx, to(strings.Repeat("x", size)), nil))
+	}
+	top, err := p.log.Topic("topic")
+	require.NoError(t, err)
+	require.NoError(t, top.SetConfig(ctx, func(c *TopicConfig) { c.MaxMessageBytes = 500 }))
+	require.ErrorIs(t, p.Flush(ctx), ErrRecordTooLarge)
+	require.NoError(t, p.Flush(ctx))
+	require.Equal(t, []string{"x", "x"}, p.values(t, 0))
 }
 
 // TestAcksNone tells no offset and waits for nothing.

@@ -35,7 +35,8 @@ type ProducerOptions struct {
 	// committed. Kafka: linger.ms, 5 ms there from 4.0 on.
 	Linger time.Duration
 	// BatchBytes is how large a batch grows, in bytes, before compression, at least 1 KiB;
-	// a larger record is a batch of its own. Each partition that has something buffered
+	// a larger record is a batch of its own, and a batch that its topic turns out not to
+	// take (MaxMessageBytes is after compression) is sent in parts. Each partition that has something buffered
 	// takes that much of BufferBytes. Default 64 KiB. Kafka: batch.size, 16 KiB there:
 	// there is no network here.
 	BatchBytes int

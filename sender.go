@@ -116,7 +116,7 @@ func (p *Producer) look(s *sender, now time.Time) (next time.Time) {
 			q.flying = slices.Delete(q.flying, 0, 1)
 			s.steps = append(s.steps, sendStep{q, b, err, false})
 		}
-		for len(q.full) > 0 {
+		for len(q.full) > 0 && len(q.flying) == 0 { // in order
 			err := p.overdue(q.full[0], now)
 			if err == nil {
 				break
@@ -125,7 +125,7 @@ func (p *Producer) look(s *sender, now time.Time) (next time.Time) {
 			q.full = slices.Delete(q.full, 0, 1)
 		}
 		if q.open != nil {
-			if err := p.overdue(q.open, now); err != nil && len(q.full) == 0 {
+			if err := p.overdue(q.open, now); err != nil && len(q.full) == 0 && len(q.flying) == 0 {
 				s.steps = append(s.steps, sendStep{q, q.open, err, false})
 				q.open = nil
 			}
@@ -144,8 +144,11 @@ func (p *Producer) look(s *sender, now time.Time) (next time.Time) {
 	return next
 }
 
-// outcome says how an appended batch has ended, if it has.
+// outcome says how a batch of flying has ended, if it has.
 func (p *Producer) outcome(b *sendBatch, now time.Time) (err error, ended bool) {
+	if b.round == nil {
+		return b.err, true
+	}
 	select {
 	case <-b.round.done:
 		return inDoubt(b.round.err), true
@@ -242,9 +245,21 @@ func (s *sender) take(step sendStep) {
 		return
 	}
 	err := s.append(q, b)
+	var parts []*sendBatch
+	if b.count > 1 && errors.Is(err, ErrBatchTooLarge) {
+		parts = p.split(q, b)
+	}
 	p.mu.Lock()
 	q.sending = false
 	switch {
+	case parts != nil:
+		for _, part := range parts {
+			p.used += part.charged
+		}
+		q.full = slices.Insert(q.full, 0, parts...)
+		p.free(b)
+		p.mu.Unlock()
+		return
 	case err == nil:
 		q.retryAt, q.backoff = time.Time{}, 0
 		if b.round != nil && p.opts.Acks != AcksNone {
@@ -256,6 +271,11 @@ func (s *sender) take(step sendStep) {
 		q.backoff = min(max(2*q.backoff, minBackoff), maxBackoff)
 		q.retryAt = time.Now().Add(q.backoff)
 		q.full = slices.Insert(q.full, 0, b)
+		p.mu.Unlock()
+		return
+	case len(q.flying) > 0: // those before it end first
+		b.err, b.round = err, nil
+		q.flying = append(q.flying, b)
 		p.mu.Unlock()
 		return
 	}
@@ -270,6 +290,43 @@ func (p *Producer) again(err error) bool {
 		return false
 	}
 	return errors.Is(err, ErrDiskFull) || errors.Is(err, vfs.ErrNoFiles) || errors.Is(err, context.DeadlineExceeded)
+}
+
+// split parts the records of b, which its topic does not take, into two batches, which
+// take its place; nil if that is not possible. Those that are still too large are split
+// again, until a record that is too large is alone. Kafka: ProducerBatch.split, which
+// parts it into batches of batch.size at once.
+func (p *Producer) split(q *sendQueue, b *sendBatch) []*sendBatch {
+	var r batch.Reader
+	if b.encoded == nil || r.Reset(b.encoded, batch.MaxInflated) != nil {
+		return nil
+	}
+	codec, level := p.codecFor(q.p.topic.config())
+	parts := make([]*sendBatch, 0, 2)
+	recs := b.recs
+	for first, end := 0, b.count/2; first < b.count; first, end = end, b.count {
+		part := sendBatches.Get().(*sendBatch)
+		part.builder.Begin(part.buf, codec, level)
+		part.count, part.now, part.since = end-first, b.now, b.since
+		for range part.count {
+			if !r.Next() || part.builder.AddRecord(&r.Record) != nil {
+				return nil // what was made is garbage: nobody knows of it
+			}
+		}
+		part.silent = part.count
+		for len(recs) > 0 && int(recs[0].index) < end {
+			rec := recs[0]
+			rec.index -= int32(first)
+			part.recs, recs = append(part.recs, rec), recs[1:]
+			if rec.done != nil {
+				part.silent--
+			}
+		}
+		part.charged = int64(part.builder.Len()) + int64(cap(part.recs))*sendRecordSize
+		parts = append(parts, part)
+	}
+	parts[1].ended, b.ended = b.ended, nil // it ends last
+	return parts
 }
 
 // send appends r alone, on the caller's goroutine, and returns its offset and time.

@@ -151,8 +151,9 @@ func (b *Builder) add(ts int64, key, value []byte, size int) (at int, err error)
 	return i, nil
 }
 
-// addRaw appends a record whose headers are encoded already.
-func (b *Builder) addRaw(r *Record) error {
+// AddRecord is Add of a record that was read from a batch, with its headers as
+// they are encoded there.
+func (b *Builder) AddRecord(r *Record) error {
 	count := int64(r.Headers.n)
 	i, err := b.add(r.Timestamp, r.Key, r.Value, varintLen(count)+len(r.Headers.raw))
 	if err != nil {

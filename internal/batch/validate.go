@@ -205,7 +205,7 @@ func (v *Validator) rebuild(b Batch, rules *Rules) (Batch, error) {
 	}
 	v.b.Begin(v.buf[:0], codec, level)
 	for v.r.Next() {
-		if err := v.b.addRaw(&v.r.Record); err != nil {
+		if err := v.b.AddRecord(&v.r.Record); err != nil {
 			return nil, err
 		}
 	}
