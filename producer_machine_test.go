@@ -95,7 +95,7 @@ func (r *sendRun) live(cfg *TopicConfig, opts *ProducerOptions, steps []func(), 
 		_ = l.Shutdown(short)
 	}
 	r.wg.Wait()
-	time.Sleep(10 * time.Second) // what hangs ends
+	time.Sleep(10 * time.Second) //lint:sleep in a bubble of synctest: what hangs ends
 	_ = r.p.Close()
 	_ = l.Close()
 	synctest.Wait()
@@ -123,19 +123,19 @@ func (r *sendRun) step(t *rapid.T) func() {
 		return within(func(ctx context.Context) { _ = r.p.Flush(ctx) })
 	case 1:
 		pause := rapid.SampledFrom([]time.Duration{time.Millisecond, time.Second}).Draw(t, "pause")
-		return func() { time.Sleep(pause) }
+		return func() { time.Sleep(pause) } //lint:sleep in a bubble of synctest
 	case 2:
 		kind := rapid.SampledFrom([]errfs.Kind{errfs.Write, errfs.Sync, errfs.Create, errfs.MapWrite}).Draw(t, "kind")
 		err := rapid.SampledFrom([]error{vfs.ErrNoSpace, vfs.ErrNoSpace, errors.New("broken")}).Draw(t, "error")
 		wait := rapid.SampledFrom([]time.Duration{time.Millisecond, 300 * time.Millisecond, 7 * time.Second}).Draw(t, "heals after")
 		return func() {
 			heal := r.fs.Add(errfs.Rule{Kind: kind, Err: err})
-			r.wg.Go(func() { time.Sleep(wait); heal() })
+			r.wg.Go(func() { time.Sleep(wait); heal() }) //lint:sleep in a bubble of synctest
 		}
 	case 3:
 		return func() {
-			heal := r.fs.Add(errfs.Rule{Kind: errfs.Sync, Decide: func(errfs.Op) error { time.Sleep(time.Second); return nil }})
-			r.wg.Go(func() { time.Sleep(3 * time.Second); heal() })
+			heal := r.fs.Add(errfs.Rule{Kind: errfs.Sync, Decide: func(errfs.Op) error { time.Sleep(time.Second); return nil }}) //lint:sleep in a bubble of synctest
+			r.wg.Go(func() { time.Sleep(3 * time.Second); heal() })                                                              //lint:sleep in a bubble of synctest
 		}
 	case 10:
 		most := rapid.SampledFrom([]int{0, 150, 600}).Draw(t, "MaxMessageBytes")

@@ -560,6 +560,9 @@ func TestPartitioners(t *testing.T) {
 	m, err = p.Send(ctx, Record{Topic: "topic", Key: []byte("k")})
 	require.NoError(t, err)
 	require.Equal(t, keyPartition([]byte("k"), 3), m.Partition)
+	m, err = p.Send(ctx, Record{Topic: "topic", Key: []byte{}})
+	require.NoError(t, err)
+	require.Equal(t, keyPartition(nil, 3), m.Partition, "an empty key is one")
 
 	p = newProducerOn(t, three, &ProducerOptions{Linger: time.Hour, DeliveryTimeout: 2 * time.Hour})
 	for range 4 {
@@ -571,6 +574,139 @@ func TestPartitioners(t *testing.T) {
 	for i := range 3 {
 		require.Zero(t, len(p.values(t, i))%5, "a batch is not parted")
 	}
+}
+
+// TestProducerTimestamps: a record keeps its own time; without one it gets that of sending
+// it, in a batch that of the batch's first; where the topic stamps, the time of the append.
+func TestProducerTimestamps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, stamp := range []TimestampType{CreateTime, LogAppendTime} {
+			p := producerOn(t, memfs.New(), "/data", &TopicConfig{TimestampType: stamp}, &ProducerOptions{Linger: time.Minute})
+			own := time.UnixMilli(5000).UTC()
+			sent := time.Now().UTC().Truncate(time.Millisecond)
+			var got []time.Time
+			done := func(m RecordMetadata, err error) {
+				require.NoError(t, err)
+				got = append(got, m.Timestamp)
+			}
+			require.NoError(t, p.Enqueue(ctx, to("a"), done))
+			time.Sleep(time.Second)
+			require.NoError(t, p.Enqueue(ctx, Record{Topic: "topic", Timestamp: own}, done))
+			require.NoError(t, p.Enqueue(ctx, to("c"), done))
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			want := []time.Time{sent, own, sent}
+			if stamp == LogAppendTime {
+				at := sent.Add(time.Minute)
+				want = []time.Time{at, at, at}
+			}
+			require.Equal(t, want, got)
+			top, err := p.log.Topic("topic")
+			require.NoError(t, err)
+			got = nil
+			for rec, err := range top.all()[0].Records(ctx, Earliest, nil) {
+				require.NoError(t, err)
+				got = append(got, rec.Timestamp)
+			}
+			require.Equal(t, want, got)
+
+			direct, err := p.log.NewProducer(nil)
+			require.NoError(t, err)
+			m, err := direct.Send(ctx, to("d"))
+			require.NoError(t, err)
+			require.Equal(t, time.Now().UTC().Truncate(time.Millisecond), m.Timestamp)
+			m, err = direct.Send(ctx, Record{Topic: "topic", Timestamp: own})
+			require.NoError(t, err)
+			require.Equal(t, stamp == CreateTime, m.Timestamp.Equal(own))
+			require.NoError(t, p.log.Close())
+		}
+	})
+}
+
+// TestRecordIsTheCallersAgain: what is changed after Enqueue is not sent.
+func TestRecordIsTheCallersAgain(t *testing.T) {
+	p := newProducerOn(t, nil, &ProducerOptions{Linger: time.Hour, DeliveryTimeout: 2 * time.Hour})
+	value, key := []byte("value"), []byte("key")
+	headers := []Header{{Key: "h", Value: []byte("header")}}
+	require.NoError(t, p.Enqueue(ctx, Record{Topic: "topic", Key: key, Value: value, Headers: headers}, nil))
+	value[0], key[0], headers[0].Value[0], headers[0].Key = 'x', 'x', 'x', "x"
+	require.NoError(t, p.Flush(ctx))
+	top, err := p.log.Topic("topic")
+	require.NoError(t, err)
+	for rec, err := range top.all()[0].Records(ctx, Earliest, nil) {
+		require.NoError(t, err)
+		require.Equal(t, "key value h header", fmt.Sprintf("%s %s %s %s", rec.Key, rec.Value, rec.Headers[0].Key, rec.Headers[0].Value))
+	}
+}
+
+// TestFlushWaitsForWhatWasThere: a record that is enqueued while Flush waits is not waited
+// for.
+func TestFlushWaitsForWhatWasThere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fsys := errfs.New(memfs.New())
+		p := producerOn(t, fsys, "/data", nil, &ProducerOptions{Linger: time.Minute})
+		heal := fsys.Add(errfs.Rule{Kind: errfs.Sync, Site: siteFlush, Decide: func(errfs.Op) error {
+			time.Sleep(time.Second)
+			return nil
+		}})
+		defer heal()
+		var ended []string
+		enqueue := func(name string) {
+			require.NoError(t, p.Enqueue(ctx, to(name), func(RecordMetadata, error) { ended = append(ended, name) }))
+		}
+		enqueue("before")
+		flushed := make(chan error)
+		go func() { flushed <- p.Flush(ctx) }()
+		synctest.Wait()
+		enqueue("after")
+		require.NoError(t, <-flushed)
+		require.Equal(t, []string{"before"}, ended)
+		require.NoError(t, p.Flush(ctx))
+		require.Equal(t, []string{"before", "after"}, ended)
+	})
+}
+
+// TestEnqueueFromDone: a done may enqueue the next record, also when its own has failed.
+func TestEnqueueFromDone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fsys := errfs.New(memfs.New())
+		p := producerOn(t, fsys, "/data", nil, &ProducerOptions{DeliveryTimeout: 5 * time.Second})
+		_, err := p.Send(ctx, to("first"))
+		require.NoError(t, err)
+		heal := fsys.Add(errfs.Rule{Kind: errfs.Write, Err: vfs.ErrNoSpace})
+		result := make(chan error, 2)
+		require.NoError(t, p.Enqueue(ctx, to("too late"), func(_ RecordMetadata, err error) {
+			heal()
+			result <- err
+			result <- p.Enqueue(ctx, to("a"), func(RecordMetadata, error) { result <- p.Enqueue(ctx, to("b"), nil) })
+		}))
+		require.ErrorIs(t, <-result, ErrTimeout)
+		require.NoError(t, <-result)
+		require.NoError(t, <-result)
+		require.NoError(t, p.Flush(ctx))
+		require.Equal(t, []string{"first", "a", "b"}, p.values(t, 0))
+	})
+}
+
+// TestCloseEndsWaiting: who waits for room when the producer is closed gets ErrClosed.
+func TestCloseEndsWaiting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fsys := errfs.New(memfs.New())
+		p := producerOn(t, fsys, "/data", nil, &ProducerOptions{BatchBytes: 1 << 10, BufferBytes: 2 << 10})
+		heal := fsys.Add(errfs.Rule{Kind: errfs.Write, Err: vfs.ErrNoSpace})
+		big := strings.Repeat("x", 900)
+		require.NoError(t, p.Enqueue(ctx, to("0"+big), nil))
+		require.NoError(t, p.Enqueue(ctx, to("1"+big), nil))
+		waiting := make(chan error)
+		go func() { waiting <- p.Enqueue(ctx, to("2"+big), nil) }()
+		synctest.Wait()
+		closed := make(chan error)
+		go func() { closed <- p.Close() }()
+		require.ErrorIs(t, <-waiting, ErrClosed)
+		heal()
+		require.NoError(t, <-closed)
+		require.Equal(t, []string{"0" + big, "1" + big}, p.values(t, 0))
+	})
 }
 
 // TestCloseSendsWhatIsThere: closing the producer, or the log, sends what is buffered; with

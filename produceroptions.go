@@ -78,10 +78,10 @@ type ProducerHooks struct {
 
 // RecordMetadata says where a record went. Of one that failed, Offset is NoOffset.
 type RecordMetadata struct {
-	Topic     string
-	Partition int
-	Offset    Offset // NoOffset under AcksNone
-	Timestamp time.Time
+	Topic     string    // its name
+	Partition int       // -1 if none was chosen
+	Offset    Offset    // NoOffset under AcksNone
+	Timestamp time.Time // as it is stored, in UTC: the record's, or that of the append (LogAppendTime)
 }
 
 const (

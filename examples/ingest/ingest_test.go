@@ -38,7 +38,7 @@ func TestMain(m *testing.M) {
 // client gets its answer.
 func TestTerminatedWhilePosting(t *testing.T) {
 	if runtime.GOOS == "windows" {
-		t.Skip("no SIGTERM there")
+		t.Skip("windows") // which has no SIGTERM
 	}
 	dir := t.TempDir()
 	child, url := startChild(t, dir)
