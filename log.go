@@ -534,6 +534,9 @@ func (l *Log) beginDraining() []*Producer {
 
 // addProducer takes note of a producer that is made.
 func (l *Log) addProducer(p *Producer) error {
+	if err := l.errReadOnly(); err != nil {
+		return err
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.draining || l.isClosing() {

@@ -769,6 +769,14 @@ func TestFailedFlushIsInDoubt(t *testing.T) {
 	_ = p.log.Close()
 }
 
+// TestReadOnlyLogHasNoProducer: it would have nothing to do.
+func TestReadOnlyLogHasNoProducer(t *testing.T) {
+	fsys, dir := testDir(t)
+	require.NoError(t, openAt(t, fsys, dir, nil).Close())
+	_, err := openAt(t, fsys, dir, &Options{ReadOnly: true}).NewProducer(nil)
+	require.ErrorIs(t, err, ErrReadOnly)
+}
+
 // TestInvalidProducerOptions lists every problem.
 func TestInvalidProducerOptions(t *testing.T) {
 	fsys, dir := testDir(t)
