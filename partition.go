@@ -56,6 +56,7 @@ type Partition struct {
 	cut, cutFlushed int
 	changing        chan struct{} // closed when the change that is under way has ended; nil if none is
 	moving          chan struct{} // the same of the log start moving; see moveStart
+	asking          chan struct{} // the same of a move that DeleteBefore waits for; see moveStartFor
 	deleted         []*segment    // those below the start whose files are still there
 	begun           bool          // this incarnation may append
 	mustRoll        bool          // a roll has failed on its way

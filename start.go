@@ -65,10 +65,22 @@ func (p *Partition) checkDelete(to Offset) (Offset, error) {
 	return to, nil
 }
 
-// moveStartFor is moveStart for a caller whose ctx may end before it does.
+// moveStartFor is moveStart for a caller whose ctx may end before it does. One such
+// move at a time is on a goroutine of the log: who comes meanwhile waits on his own,
+// so that a disk that hangs does not gather goroutines.
 func (p *Partition) moveStartFor(ctx context.Context, to Offset) error {
+	asked, err := p.askToMove(ctx)
+	if err != nil {
+		return err
+	}
 	result := make(chan error, 1)
-	if !p.topic.log.start(func() { result <- p.moveStart(to, "asked for") }) {
+	move := func() {
+		err := p.moveStart(to, "asked for")
+		p.endAsked(asked)
+		result <- err
+	}
+	if !p.topic.log.start(move) {
+		p.endAsked(asked)
 		return p.topic.log.closedError()
 	}
 	select {
@@ -84,6 +96,36 @@ func (p *Partition) moveStartFor(ctx context.Context, to Offset) error {
 	default:
 		return inDoubt(ctx.Err())
 	}
+}
+
+// askToMove waits until no other move that was asked for is under way.
+func (p *Partition) askToMove(ctx context.Context) (chan struct{}, error) {
+	for {
+		p.mu.Lock()
+		before := p.asking
+		if before == nil {
+			mine := make(chan struct{})
+			p.asking = mine
+			p.mu.Unlock()
+			return mine, nil
+		}
+		p.mu.Unlock()
+		select {
+		case <-before:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-p.topic.log.closing:
+			return nil, p.topic.log.closedError()
+		}
+	}
+}
+
+// endAsked lets the next one go on.
+func (p *Partition) endAsked(asked chan struct{}) {
+	p.mu.Lock()
+	p.asking = nil
+	p.mu.Unlock()
+	close(asked)
 }
 
 // moveStart makes to the log start offset, unless that is beyond it already. To is

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -697,4 +698,35 @@ func TestEarliestIsWhereTheLogStarts(t *testing.T) {
 		_, err = r.load()
 		require.ErrorIs(t, err, ErrOffsetOutOfRange)
 	}
+}
+
+// TestDeletionsThatHangGatherNoGoroutines: while the disk hangs, one deletion is under
+// way, whoever asks; the others leave with their contexts, and nothing of theirs is in
+// doubt.
+func TestDeletionsThatHangGatherNoGoroutines(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fsys := errfs.New(memfs.New())
+		p := partOf(t, openAt(t, fsys, "/data", nil), "topic", nil)
+		appendValues(t, p, 0, 20)
+		fsys.Add(errfs.Rule{Kind: errfs.Sync, Site: siteStart, Decide: func(errfs.Op) error {
+			time.Sleep(10 * time.Second)
+			return nil
+		}})
+		before := runtime.NumGoroutine()
+		doubts := 0
+		for i := range 100 {
+			short, cancel := context.WithTimeout(ctx, time.Millisecond)
+			err := p.DeleteBefore(short, Offset(1+i%10))
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+			if errors.Is(err, ErrInDoubt) {
+				doubts++
+			}
+			cancel()
+		}
+		synctest.Wait()
+		require.Equal(t, 1, doubts, "the one that was begun")
+		require.LessOrEqual(t, runtime.NumGoroutine(), before+2)
+		require.NoError(t, p.DeleteBefore(ctx, 12))
+		require.EqualValues(t, 12, p.Bounds().Start)
+	})
 }
