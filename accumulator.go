@@ -31,14 +31,21 @@ type sendQueue struct {
 	open    *sendBatch   // takes records; nil if there is none
 	full    []*sendBatch // to be appended
 	flying  []*sendBatch // appended, and not known to be committed; those that failed behind them
-	sending bool         // the producer's goroutine has the next one in its hands
+	hand    []*sendBatch // what the producer's goroutine is appending, or telling of its end
 	listed  bool         // it is in Producer.active
 	retryAt time.Time    // not before then; zero if nothing has failed
 	backoff time.Duration
 }
 
 func (q *sendQueue) empty() bool {
-	return q.open == nil && len(q.full) == 0 && len(q.flying) == 0 && !q.sending
+	return q.open == nil && len(q.full) == 0 && len(q.flying) == 0 && len(q.hand) == 0
+}
+
+// handed takes b out of hand.
+func (q *sendQueue) handed(b *sendBatch) {
+	if i := slices.Index(q.hand, b); i >= 0 {
+		q.hand = slices.Delete(q.hand, i, i+1)
+	}
 }
 
 // next is the batch that is appended next; nil if there is none.

@@ -358,7 +358,7 @@ func (p *Producer) outstanding() []chan struct{} {
 		if q.open != nil {
 			p.closeOpen(q)
 		}
-		for _, list := range [][]*sendBatch{q.flying, q.full} {
+		for _, list := range [][]*sendBatch{q.hand, q.flying, q.full} {
 			for _, b := range list {
 				if b.ended == nil {
 					b.ended = make(chan struct{})

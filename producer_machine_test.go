@@ -26,7 +26,8 @@ type sentRecord struct {
 	err       error
 	at        Offset
 	hadNoDone bool
-	group     int // of records that one goroutine has enqueued
+	taken     bool // Enqueue has returned
+	group     int  // of records that one goroutine has enqueued
 }
 
 // sendRun is one life of a producer.
@@ -37,6 +38,7 @@ type sendRun struct {
 	recs []*sentRecord
 	wg   sync.WaitGroup
 
+	broken error // by Flush
 	groups int
 	turns  int
 }
@@ -120,7 +122,7 @@ func (r *sendRun) step(t *rapid.T) func() {
 	}
 	switch rapid.IntRange(0, 10).Draw(t, "step") {
 	case 0:
-		return within(func(ctx context.Context) { _ = r.p.Flush(ctx) })
+		return within(r.flush)
 	case 1:
 		pause := rapid.SampledFrom([]time.Duration{time.Millisecond, time.Second}).Draw(t, "pause")
 		return func() { time.Sleep(pause) } //lint:sleep in a bubble of synctest
@@ -189,8 +191,29 @@ func (r *sendRun) enqueue(ctx context.Context, rec Record, s *sentRecord, quiet 
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s.hadNoDone = quiet
+	s.taken = err == nil
 	if err != nil {
 		s.refused = err
+	}
+}
+
+// flush flushes, and sees that all that was enqueued before has ended.
+func (r *sendRun) flush(ctx context.Context) {
+	var before []*sentRecord
+	r.mu.Lock()
+	for _, s := range r.recs {
+		if s.taken && !s.hadNoDone {
+			before = append(before, s)
+		}
+	}
+	r.mu.Unlock()
+	_ = r.p.Flush(ctx)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, s := range before {
+		if ctx.Err() == nil && s.ended == 0 {
+			r.broken = errors.New("a flush did not wait for a record")
+		}
 	}
 }
 
@@ -207,6 +230,9 @@ func (r *sendRun) ended(s *sentRecord, m RecordMetadata, err error) {
 func (r *sendRun) judge(mem *memfs.FS) error {
 	if r.p.used != 0 || r.p.running {
 		return fmt.Errorf("%d bytes are held, running: %v", r.p.used, r.p.running)
+	}
+	if r.broken != nil {
+		return r.broken
 	}
 	found, err := r.found(mem)
 	if err != nil {

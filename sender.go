@@ -114,26 +114,25 @@ func (p *Producer) look(s *sender, now time.Time) (next time.Time) {
 				break
 			}
 			q.flying = slices.Delete(q.flying, 0, 1)
-			s.steps = append(s.steps, sendStep{q, b, err, false})
+			s.step(q, b, err, false)
 		}
 		for len(q.full) > 0 && len(q.flying) == 0 { // in order
 			err := p.overdue(q.full[0], now)
 			if err == nil {
 				break
 			}
-			s.steps = append(s.steps, sendStep{q, q.full[0], err, false})
+			s.step(q, q.full[0], err, false)
 			q.full = slices.Delete(q.full, 0, 1)
 		}
 		if q.open != nil {
 			if err := p.overdue(q.open, now); err != nil && len(q.full) == 0 && len(q.flying) == 0 {
-				s.steps = append(s.steps, sendStep{q, q.open, err, false})
+				s.step(q, q.open, err, false)
 				q.open = nil
 			}
 		}
 		if at, due := p.due(q, now); due {
-			s.steps = append(s.steps, sendStep{q, q.full[0], nil, true})
+			s.step(q, q.full[0], nil, true)
 			q.full = slices.Delete(q.full, 0, 1)
-			q.sending = true
 		} else if !at.IsZero() {
 			earliest(at)
 		}
@@ -175,7 +174,7 @@ func (p *Producer) overdue(b *sendBatch, now time.Time) error {
 // the full ones; or else when to look again. Called with mu held.
 func (p *Producer) due(q *sendQueue, now time.Time) (at time.Time, due bool) {
 	switch {
-	case q.sending || q.open == nil && len(q.full) == 0:
+	case q.open == nil && len(q.full) == 0:
 		return time.Time{}, false
 	case now.Before(q.retryAt):
 		return q.retryAt, false
@@ -198,6 +197,12 @@ type sender struct {
 	ctx    context.Context // bounds one append
 	cancel context.CancelFunc
 	made   time.Time // ctx
+}
+
+// step takes a batch into the goroutine's hand. Called with the producer's lock held.
+func (s *sender) step(q *sendQueue, b *sendBatch, err error, send bool) {
+	q.hand = append(q.hand, b)
+	s.steps = append(s.steps, sendStep{q, b, err, send})
 }
 
 func (s *sender) stop() {
@@ -250,9 +255,10 @@ func (s *sender) take(step sendStep) {
 		parts = p.split(q, b)
 	}
 	p.mu.Lock()
-	q.sending = false
 	switch {
 	case parts != nil:
+		q.handed(b)
+		parts[1].ended, b.ended = b.ended, nil // it ends last
 		for _, part := range parts {
 			p.used += part.charged
 		}
@@ -263,17 +269,20 @@ func (s *sender) take(step sendStep) {
 	case err == nil:
 		q.retryAt, q.backoff = time.Time{}, 0
 		if b.round != nil && p.opts.Acks != AcksNone {
+			q.handed(b)
 			q.flying = append(q.flying, b)
 			p.mu.Unlock()
 			return
 		}
 	case p.again(err):
+		q.handed(b)
 		q.backoff = min(max(2*q.backoff, minBackoff), maxBackoff)
 		q.retryAt = time.Now().Add(q.backoff)
 		q.full = slices.Insert(q.full, 0, b)
 		p.mu.Unlock()
 		return
 	case len(q.flying) > 0: // those before it end first
+		q.handed(b)
 		b.err, b.round = err, nil
 		q.flying = append(q.flying, b)
 		p.mu.Unlock()
@@ -325,7 +334,6 @@ func (p *Producer) split(q *sendQueue, b *sendBatch) []*sendBatch {
 		part.charged = int64(part.builder.Len()) + int64(cap(part.recs))*sendRecordSize
 		parts = append(parts, part)
 	}
-	parts[1].ended, b.ended = b.ended, nil // it ends last
 	return parts
 }
 
@@ -399,6 +407,7 @@ func (s *sender) end(q *sendQueue, b *sendBatch, err error) {
 	if err != nil && b.silent > 0 && p.silent == nil {
 		p.silent = err
 	}
+	q.handed(b)
 	p.free(b)
 }
 
