@@ -802,6 +802,15 @@ func TestInvalidProducerOptions(t *testing.T) {
 	require.ErrorContains(t, err, "CompressionLevel")
 }
 
+// TestNoProducerOfAReadOnlyLog: such a log makes none.
+func TestNoProducerOfAReadOnlyLog(t *testing.T) {
+	fsys := memfs.New()
+	producerOn(t, fsys, "/data", nil, nil)
+	r := openAt(t, fsys, "/data", &Options{ReadOnly: true})
+	_, err := r.NewProducer(nil)
+	require.ErrorIs(t, err, ErrReadOnly)
+}
+
 // TestSendAllocatesNothing: a record that is sent, or enqueued without a done, takes no
 // allocation of its own.
 func TestSendAllocatesNothing(t *testing.T) {
