@@ -77,7 +77,7 @@ type Log struct {
 	// runs, and armed says so, while a change of bounds is to be flushed. Guarded
 	// by taskMu, under which no other lock is taken.
 	taskMu      sync.Mutex
-	tasks       sync.WaitGroup
+	tasks       taskGroup
 	stopped     bool
 	flushers    int      // goroutines that flush
 	flushes     []func() // what they have to do, in order
