@@ -47,6 +47,7 @@ type process struct {
 	ending atomic.Pointer[ending] // of a context
 	faults atomic.Int64           // errors that the file system gave
 	before int64                  // so many of them before this step
+	heals  []func()               // end the errors that are still to come
 
 	mu sync.Mutex // guards the models and topics while several append
 }
@@ -117,7 +118,7 @@ func (p *process) failSoon(f *fault) {
 		return
 	}
 	var seen atomic.Int64 // operations come from the log's goroutines too
-	p.fs.Add(errfs.Rule{Kind: f.kind, Site: f.site, Decide: func(op errfs.Op) error {
+	heal := p.fs.Add(errfs.Rule{Kind: f.kind, Site: f.site, Decide: func(op errfs.Op) error {
 		if n := seen.Add(1); n <= f.wait || n > f.wait+f.times {
 			return nil
 		}
@@ -127,6 +128,15 @@ func (p *process) failSoon(f *fault) {
 		}
 		return f.err
 	}})
+	p.heals = append(p.heals, heal)
+}
+
+// heal ends the errors that are still to come.
+func (p *process) heal() {
+	for _, heal := range p.heals {
+		heal()
+	}
+	p.heals = nil
 }
 
 // start begins a process on a disk.

@@ -317,9 +317,13 @@ func (p *Partition) walkActive(set *shadowSet, to target) error {
 	case err != nil:
 		return err
 	case p.isGap(set, to):
-		// What is there was appended behind it, and is not committed.
+		// What is there was appended behind it, and is not committed. Loops stay before
+		// it: what comes next says where it ends.
+		set.hw = set.walk.end
 	case stop == walkEnded && to.flushed > set.walk.end:
 		set.lost = true // no gap has the recovery point behind its beginning: see setBounds
+	case stop == walkEnded:
+		set.hw = set.walk.end // likewise
 	case stop == walkDamaged:
 		active.committed.Store(size) // reading says what is wrong
 	}
