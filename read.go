@@ -402,6 +402,12 @@ func (r *reader) notThere(hw Offset, err error) (again bool, failed error) {
 	case wrong != nil:
 		err = wrong
 	case end && r.p.damaged == nil && (r.p.shadow == nil || !r.p.shadow.lost.Load()):
+		// More may have been shown since the limit was looked at: of another process's
+		// log, what seemed lost may be found.
+		if limit := r.limit(r.seg); limit > r.win.limit {
+			r.win.limit = limit
+			return true, nil
+		}
 		r.next = max(r.next, hw) // an unclean stop has left a gap before it
 		return false, nil
 	}
