@@ -81,13 +81,7 @@ func (l *Log) closeReadOnly() error {
 func (p *Partition) closeShadow() error {
 	p.shadow.turn <- struct{}{}
 	defer func() { <-p.shadow.turn }()
-	var errs []error
-	if segs := p.segs.Load(); segs != nil {
-		for _, seg := range segs.list {
-			errs = append(errs, seg.file.Close())
-		}
-	}
-	return errors.Join(errs...)
+	return p.closeSegments()
 }
 
 // metaShadow is what of the metadata log a read-only log has applied.
@@ -159,11 +153,7 @@ func (l *Log) applyImage(image *metaImage) {
 	for _, t := range l.topics {
 		if image.topics[t.id] == nil {
 			gone = append(gone, t)
-			delete(l.topics, t.name)
-			delete(l.metricNames, metricName(t.name))
-			for _, p := range t.all() {
-				l.remains[p] = true
-			}
+			l.dropTopic(t)
 		}
 	}
 	for _, m := range image.sorted() {

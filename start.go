@@ -83,19 +83,7 @@ func (p *Partition) moveStartFor(ctx context.Context, to Offset) error {
 		p.endAsked(asked)
 		return p.topic.log.closedError()
 	}
-	select {
-	case err := <-result:
-		return err
-	case <-p.topic.log.broken:
-		return inDoubt(p.topic.log.closedError())
-	case <-ctx.Done():
-	}
-	select {
-	case err := <-result: // the answer came with the end of ctx
-		return err
-	default:
-		return inDoubt(ctx.Err())
-	}
+	return p.topic.log.answer(ctx, result)
 }
 
 // askToMove waits until no other move that was asked for is under way.

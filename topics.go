@@ -216,12 +216,23 @@ func (l *Log) changeTopic(ctx context.Context, name string, c topicChange) error
 	if !begun {
 		return l.closedError()
 	}
+	return l.answer(ctx, result)
+}
+
+// answer returns the result of what goes on without the caller if ctx ends:
+// ErrInDoubt, unless it came with that.
+func (l *Log) answer(ctx context.Context, result <-chan error) error {
 	select {
 	case err := <-result:
 		return err
 	case <-l.broken:
 		return inDoubt(l.closedError())
 	case <-ctx.Done():
+	}
+	select {
+	case err := <-result:
+		return err
+	default:
 		return inDoubt(ctx.Err())
 	}
 }
@@ -293,11 +304,10 @@ func (l *Log) putTopic(t *Topic) {
 	l.metricNames[metricName(t.name)] = t
 }
 
-// dropTopic makes t unknown. Its name is not free yet. Called under mu.
+// dropTopic makes t unknown. Called under mu.
 func (l *Log) dropTopic(t *Topic) {
 	delete(l.topics, t.name)
 	delete(l.metricNames, metricName(t.name))
-	l.halfGone[t.name] = t
 	for _, p := range t.all() {
 		l.remains[p] = true
 	}
@@ -310,6 +320,7 @@ func (l *Log) removeTopic(t *Topic) error {
 	}
 	l.mu.Lock()
 	l.dropTopic(t)
+	l.halfGone[t.name] = t // its name is not free yet
 	l.mu.Unlock()
 	for _, p := range t.all() {
 		p.gone.Store(true)
