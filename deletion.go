@@ -11,7 +11,6 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/rifflelog/riffle/internal/vfs"
@@ -284,31 +283,23 @@ func (l *Log) sortDirs(deleted map[[16]byte]bool) (remove []string, err error) {
 		if !e.Dir {
 			continue
 		}
-		if _, suffix, ok := parseGoneName(e.Name); ok {
-			if suffix == deletedSuffix {
-				remove = append(remove, filepath.Join(l.dir, e.Name))
-			} else {
-				l.strays.Store(true)
+		name := e.Name
+		if tp, ok := parsePartitionName(name); ok {
+			to, err := l.moveUnlessAlive(tp, deleted)
+			if err != nil {
+				l.opts.Logger.Warn("directory stays where it is", "dir", name, "err", err)
 			}
-			continue
+			if err != nil || to == "" {
+				continue
+			}
+			l.opts.Logger.Warn("directory of another topic is moved", "dir", name, "to", to)
+			name, moved = to, true
 		}
-		tp, ok := parsePartitionName(e.Name)
-		if !ok {
-			continue
-		}
-		to, err := l.moveUnlessAlive(tp, deleted)
-		if err != nil {
-			l.opts.Logger.Warn("directory stays where it is", "dir", e.Name, "err", err)
-		}
-		if err != nil || to == "" {
-			continue
-		}
-		l.opts.Logger.Warn("directory of another topic is moved", "dir", e.Name, "to", to)
-		to = filepath.Join(l.dir, to)
-		moved = true
-		if strings.HasSuffix(to, deletedSuffix) {
-			remove = append(remove, to)
-		} else {
+		switch _, suffix, ok := parseGoneName(name); {
+		case !ok: // nothing of ours
+		case suffix == deletedSuffix:
+			remove = append(remove, filepath.Join(l.dir, name))
+		default:
 			l.strays.Store(true)
 		}
 	}
