@@ -100,6 +100,15 @@ type Partition struct {
 	// waiting is what loops at the high watermark wait on; nil if there are
 	// none, so that an append with nobody waiting pays one atomic load.
 	waiting atomic.Pointer[bell]
+	// followers are to hear of each commit, until they are taken off. The list is
+	// replaced as a whole, under mu; nil if it is empty.
+	followers atomic.Pointer[[]follower]
+}
+
+// follower is who wants to hear that there may be something new.
+type follower interface {
+	// news is called with no lock held, by whoever commits: it must not wait.
+	news()
 }
 
 // bell is rung once, by closing it.
@@ -169,6 +178,9 @@ func (p *Partition) encodeAndAppend(ctx context.Context, cond Condition, recs []
 	}
 	if err := p.topic.log.errReadOnly(); err != nil {
 		return NoOffset, err
+	}
+	if p.topic.internal && p != p.topic.log.meta {
+		return NoOffset, errInternal(p.topic.name)
 	}
 	defer p.topic.log.guard(&err)
 	e := encoders.Get().(*encoder)
@@ -513,12 +525,44 @@ func (p *Partition) commit(end Offset, seg *segment, size int64) {
 
 // wake lets the loops that wait at the high watermark look again.
 func (p *Partition) wake() {
-	if p.waiting.Load() == nil {
+	if p.waiting.Load() != nil {
+		if b := p.waiting.Swap(nil); b != nil {
+			close(b.rung)
+		}
+	}
+	if all := p.followers.Load(); all != nil {
+		for _, f := range *all {
+			f.news()
+		}
+	}
+}
+
+// follow has f hear of what is committed from now on, and of the partition's end.
+func (p *Partition) follow(f follower) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var list []follower
+	if all := p.followers.Load(); all != nil {
+		list = append(list, *all...)
+	}
+	list = append(list, f)
+	p.followers.Store(&list)
+}
+
+// unfollow takes f off again. It may hear of one more commit.
+func (p *Partition) unfollow(f follower) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	all := p.followers.Load()
+	if all == nil {
 		return
 	}
-	if b := p.waiting.Swap(nil); b != nil {
-		close(b.rung)
+	list := slices.DeleteFunc(slices.Clone(*all), func(g follower) bool { return g == f })
+	if len(list) == 0 {
+		p.followers.Store(nil)
+		return
 	}
+	p.followers.Store(&list)
 }
 
 // bell returns the bell that the next wake rings. The caller must look at what

@@ -199,6 +199,21 @@ func (p *Partition) waitFor(ctx context.Context, next Offset, cuts int64) error 
 	if Offset(p.highWatermark.Load()) > next || p.cuts.Load() != cuts {
 		return nil
 	}
+	if err := p.noMore(); err != nil {
+		return err
+	}
+	select {
+	case <-b.rung:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-p.topic.log.closing:
+		return p.topic.log.closedError()
+	}
+}
+
+// noMore returns why nothing can come behind what is committed, if that is so.
+func (p *Partition) noMore() error {
 	p.mu.Lock()
 	failed := p.failed
 	p.mu.Unlock()
@@ -210,14 +225,7 @@ func (p *Partition) waitFor(ctx context.Context, next Offset, cuts int64) error 
 	case p.damaged != nil:
 		return fmt.Errorf("%w: %w", ErrReadOnly, p.damaged)
 	}
-	select {
-	case <-b.rung:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-p.topic.log.closing:
-		return p.topic.log.closedError()
-	}
+	return nil
 }
 
 // reader walks through the committed batches of a partition. It takes no lock.
@@ -601,4 +609,37 @@ func (r *reader) findNext(pos int64, from Offset) (at int64, base Offset, err er
 		}
 	}
 	return findBatch(r.seg, pos, r.win.limit, from)
+}
+
+// cursor is where a reader is, without its memory. The zero cursor is nowhere.
+type cursor struct {
+	p       *Partition
+	cuts    int64
+	seg     *segment
+	next    Offset
+	pos     int64
+	expect  Offset
+	passed  int32
+	guessed bool
+	epoch   int32
+	lineage []epochEntry
+}
+
+// cursor returns where r is. It must not be in a batch.
+func (r *reader) cursor() cursor {
+	return cursor{r.p, r.cuts, r.seg, r.next, r.pos, r.expect, r.passed, r.guessed, r.epoch, r.lineage}
+}
+
+// of says whether the cursor is at offset next of p.
+func (c *cursor) of(p *Partition, next Offset) bool { return c.p == p && c.next == next }
+
+// resume goes to where another reader of p was.
+func (r *reader) resume(p *Partition, c cursor) {
+	r.start(p, c.next)
+	r.cuts, r.epoch, r.lineage = c.cuts, c.epoch, c.lineage
+	if r.seg = c.seg; r.seg == nil {
+		return
+	}
+	r.pos, r.expect, r.passed, r.guessed, r.passedOver = c.pos, c.expect, c.passed, c.guessed, batchPlace{}
+	r.win.reset(r.seg, r.limit(r.seg))
 }
