@@ -120,6 +120,9 @@ func (p *Producer) lookUp(name string) (*sendTopic, error) {
 			delete(p.topics, name)
 			return nil, err
 		}
+		if topic.internal {
+			return nil, errInternal(name)
+		}
 		t = &sendTopic{topic: topic, sticky: -1}
 		p.topics[name] = t
 	}

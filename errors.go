@@ -28,6 +28,30 @@ var (
 	// was known before, or give records a key by which duplicates are told.
 	ErrInDoubt = errors.New("riffle: outcome of the write is unknown")
 
+	// ErrInvalidState: a call that cannot be made now: see there. Kafka:
+	// IllegalStateException, ConcurrentModificationException.
+	ErrInvalidState = errors.New("riffle: invalid state")
+	// ErrFenced: another one has taken this one's place, for good. Kafka:
+	// FENCED_INSTANCE_ID.
+	ErrFenced = errors.New("riffle: fenced")
+	// ErrGroupNotFound: no group has that name. Kafka: GROUP_ID_NOT_FOUND.
+	ErrGroupNotFound = errors.New("riffle: group not found")
+	// ErrGroupNotEmpty: the group has members, which own its offsets. Kafka:
+	// NON_EMPTY_GROUP, GROUP_SUBSCRIBED_TO_TOPIC.
+	ErrGroupNotEmpty = errors.New("riffle: group has members")
+	// ErrUnknownMember: a commit of a consumer without which its group has gone on. With
+	// the next Poll it joins again. Kafka: UNKNOWN_MEMBER_ID.
+	ErrUnknownMember = errors.New("riffle: not a member of the group any more")
+	// ErrRebalance: a commit during a rebalance. After the next Poll, what the consumer
+	// still has can be committed. Kafka: REBALANCE_IN_PROGRESS, ILLEGAL_GENERATION.
+	ErrRebalance = errors.New("riffle: group is rebalancing")
+	// ErrNotAssigned: the consumer does not have this partition.
+	ErrNotAssigned = errors.New("riffle: partition is not assigned to this consumer")
+	// ErrNoOffset: the group has no offset for the partition, and OffsetReset is ResetError.
+	// Kafka: NoOffsetForPartitionException.
+	ErrNoOffset = errors.New("riffle: no committed offset")
+	// ErrWakeup: Consumer.Wakeup was called. Kafka: WakeupException.
+	ErrWakeup = errors.New("riffle: woken up")
 	// ErrTimeout: a producer's DeliveryTimeout has passed. Kafka: TimeoutException.
 	ErrTimeout = errors.New("riffle: timed out")
 

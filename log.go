@@ -52,6 +52,7 @@ type Log struct {
 	view      *boundsView // of a read-only log, which has neither lock nor bounds of its own; else nil
 	watch     watch
 	following metaShadow
+	groups    coordinators
 
 	// mu guards what follows.
 	mu          sync.Mutex
@@ -60,6 +61,7 @@ type Log struct {
 	changing    map[string]chan struct{} // by such a name: closed when the change that is under way has ended
 	halfGone    map[string]*Topic        // their deletion is durable, but not all of their directories have been moved
 	producers   map[*Producer]bool       // open
+	consumers   map[*Consumer]bool       // likewise
 	draining    bool                     // and no more are made: the log is to be closed
 	remains     map[*Partition]bool      // of deleted topics, whose files are still there
 	deleted     *TopicMetrics            // the sum of what deleted topics have counted; nil if there were none
@@ -169,8 +171,8 @@ func openTuned(fsys vfs.FS, dir string, opts *Options, tune tuning) (*Log, error
 		fs: fsys, files: newFiles(fsys), dir: abs, opts: resolved, tuning: tune,
 		topics: make(map[string]*Topic), metricNames: make(map[string]*Topic), changing: make(map[string]chan struct{}),
 		halfGone: make(map[string]*Topic), remains: make(map[*Partition]bool),
-		producers: make(map[*Producer]bool),
-		closing:   make(chan struct{}), closed: make(chan struct{}), broken: make(chan struct{}),
+		producers: make(map[*Producer]bool), consumers: make(map[*Consumer]bool),
+		closing: make(chan struct{}), closed: make(chan struct{}), broken: make(chan struct{}),
 	}
 	if resolved.ReadOnly {
 		return l.openReadOnly()
@@ -487,8 +489,8 @@ func (l *Log) breakDown(r any) {
 // the rest is done in the background, and the directory stays locked until then.
 // Nothing acknowledged is at risk.
 func (l *Log) Shutdown(ctx context.Context) error {
-	drained := l.beginDraining()
-	if len(drained) == 0 {
+	drained, consumers := l.beginDraining()
+	if len(drained) == 0 && len(consumers) == 0 {
 		l.begin.Do(func() { close(l.closing) })
 	}
 	l.finish.Do(func() {
@@ -496,6 +498,11 @@ func (l *Log) Shutdown(ctx context.Context) error {
 			defer close(l.closed)
 			for _, p := range drained {
 				_ = p.Shutdown(ctx) // who waits for a record hears of it
+			}
+			for _, c := range consumers {
+				if err := c.Shutdown(ctx); err != nil {
+					l.opts.Logger.Warn("consumer is not closed as it should", "client", c.opts.ClientID, "err", err)
+				}
 			}
 			l.begin.Do(func() { close(l.closing) })
 			l.run(l.shutdown)
@@ -517,19 +524,45 @@ func (l *Log) Shutdown(ctx context.Context) error {
 	}
 }
 
-// beginDraining ends the making of producers, and the sending to those that there are,
-// which it returns.
-func (l *Log) beginDraining() []*Producer {
+// beginDraining ends the making of producers and consumers, and the sending to producers
+// that there are. It returns what is to be closed.
+func (l *Log) beginDraining() ([]*Producer, []*Consumer) {
 	l.mu.Lock()
 	l.draining = true
-	all := slices.Collect(maps.Keys(l.producers))
+	producers, consumers := slices.Collect(maps.Keys(l.producers)), slices.Collect(maps.Keys(l.consumers))
 	l.mu.Unlock()
-	for _, p := range all {
+	for _, p := range producers {
 		p.mu.Lock()
 		p.stop()
 		p.mu.Unlock()
 	}
-	return all
+	return producers, consumers
+}
+
+// addConsumer takes note of a consumer that is made.
+func (l *Log) addConsumer(c *Consumer) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.draining || l.isClosing() {
+		return l.closedError()
+	}
+	l.consumers[c] = true
+	return nil
+}
+
+// dropConsumer forgets one that is closed.
+func (l *Log) dropConsumer(c *Consumer) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.consumers, c)
+}
+
+// tellConsumers has consumers look at what topics there are. Called under mu.
+func (l *Log) tellConsumers() {
+	for c := range l.consumers {
+		c.topicsNews.Store(true)
+		c.lookUp()
+	}
 }
 
 // addProducer takes note of a producer that is made.
@@ -581,6 +614,7 @@ func (l *Log) shutdown() {
 		l.retentionTimer.Stop()
 	}
 	l.taskMu.Unlock()
+	l.stopGroups()
 	l.tasks.Wait()
 
 	for p := range l.partitions() {

@@ -132,7 +132,7 @@ func (m *metaImage) applyTopic(value []byte) error {
 		err = t.own.setConfigMap(r.Config)
 	}
 	if err == nil {
-		err = errors.Join(append(t.own.problems(), checkTopicName(r.Name))...)
+		err = errors.Join(append(t.own.problems(), checkReadableName(r.Name))...)
 	}
 	if err == nil && (m.names[t.name] != nil || m.topics[t.id] != nil || r.Partitions == 0) {
 		err = ErrTopicExists

@@ -41,6 +41,10 @@ type Options struct {
 	// restart; nothing uncommitted is. See [Open]. Kafka has no such key: there a
 	// consumer asks a broker.
 	ReadOnly bool
+	// GroupInitialDelay is how long a group that is empty waits for more members after the
+	// first, so that they share its partitions at once; more members prolong it. Default 0.
+	// Kafka: group.initial.rebalance.delay.ms, 3 s there: members in one process come at once.
+	GroupInitialDelay time.Duration
 	// Logger hears what the log does in the background: what recovery found,
 	// flushes that failed. Default: nothing is logged.
 	Logger *slog.Logger
@@ -325,6 +329,9 @@ func (o *Options) resolve() (Options, error) {
 	var bad []error
 	if r.DiskReserve < NoLimit {
 		bad = append(bad, fmt.Errorf("DiskReserve is %d, want a number of bytes or NoLimit", r.DiskReserve))
+	}
+	if r.GroupInitialDelay < 0 {
+		bad = append(bad, fmt.Errorf("GroupInitialDelay is %v, want 0 or more", r.GroupInitialDelay))
 	}
 	err := errors.Join(invalidOptions("Options", bad), invalidOptions("Options.Defaults", r.Defaults.problems()))
 	if err != nil {

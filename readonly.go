@@ -162,6 +162,7 @@ func (l *Log) applyImage(image *metaImage) {
 			l.putTopic(l.newTopic(m.name, m.id, m.own))
 		} else if t.state.Load().own != m.own {
 			t.setState(m.own, t.all())
+			l.tellConsumers()
 		}
 	}
 	l.mu.Unlock()

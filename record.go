@@ -136,17 +136,23 @@ type arena struct {
 }
 
 // record copies the record that v shows.
-func (a *arena) record(v View) Record {
-	from, r := v.reader(), v.rec()
+func (a *arena) record(v View) (rec Record) {
+	a.fill(&rec, v.reader())
+	return rec
+}
+
+// fill copies the record that from shows into rec, which is empty.
+func (a *arena) fill(rec *Record, from *reader) {
+	r := &from.records.Record
 	a.reserve(len(r.Key) + len(r.Value))
-	rec := Record{
-		Topic:       from.p.topic.name,
-		Partition:   from.p.index,
-		Offset:      Offset(r.Offset),
-		LeaderEpoch: from.epoch,
-		Timestamp:   timeOf(r.Timestamp),
-		Key:         a.clone(r.Key),
-		Value:       a.clone(r.Value),
+	rec.Topic, rec.Partition = from.p.topic.name, from.p.index
+	rec.Offset, rec.LeaderEpoch = Offset(r.Offset), from.epoch
+	rec.Timestamp = timeOf(r.Timestamp)
+	if r.Key != nil {
+		rec.Key = a.clone(r.Key)
+	}
+	if r.Value != nil {
+		rec.Value = a.clone(r.Value)
 	}
 	if n := r.Headers.Len(); n > 0 {
 		rec.Headers = make([]Header, 0, n)
@@ -155,7 +161,6 @@ func (a *arena) record(v View) Record {
 			rec.Headers = append(rec.Headers, Header{Key: string(k), Value: a.clone(val)})
 		}
 	}
-	return rec
 }
 
 // reserve makes room for n bytes in one piece.

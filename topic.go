@@ -34,7 +34,7 @@ type topicState struct {
 
 // newTopic returns a topic with its partitions, none of which has a file yet.
 func (l *Log) newTopic(name string, id [16]byte, own TopicConfig) *Topic {
-	t := &Topic{log: l, name: name, id: id}
+	t := &Topic{log: l, name: name, id: id, internal: slices.Contains(internalTopics, name)}
 	t.setState(own, nil)
 	return t
 }
@@ -172,6 +172,9 @@ func (t *Topic) SetPartitions(ctx context.Context, n int) error {
 				own := t.state.Load().own
 				own.Partitions = n
 				t.setState(own, t.all())
+				t.log.mu.Lock()
+				t.log.tellConsumers()
+				t.log.mu.Unlock()
 			}
 			return err
 		},
@@ -182,9 +185,12 @@ func (t *Topic) SetPartitions(ctx context.Context, n int) error {
 	return nil
 }
 
-// isThere returns ErrTopicNotFound if the topic was deleted. Called under the log's
-// mu.
+// isThere returns ErrTopicNotFound if the topic was deleted, and ErrInvalidTopic if it is
+// the log's own, which nobody else changes. Called under the log's mu.
 func (t *Topic) isThere() error {
+	if t.internal {
+		return errInternal(t.name)
+	}
 	if t.log.topics[t.name] == t {
 		return nil
 	}
@@ -193,6 +199,13 @@ func (t *Topic) isThere() error {
 
 // reservedTopics are names of Kafka's that stand for what is the log's own.
 var reservedTopics = []string{metadataTopic, "__consumer_offsets", "__transaction_state"}
+
+// internalTopics are those of them that are topics here.
+var internalTopics = []string{offsetsTopic}
+
+func errInternal(name string) error {
+	return fmt.Errorf("%w: %q is the log's own", ErrInvalidTopic, name)
+}
 
 // checkTopicName returns ErrInvalidTopic for a name that Kafka does not allow,
 // or that is the log's own.

@@ -24,9 +24,19 @@ func (l *Log) Topic(name string) (*Topic, error) {
 	return nil, errors.Join(notFound(name), err)
 }
 
+// partition returns the partition of that name.
+func (l *Log) partition(tp TopicPartition) (*Partition, error) {
+	t, err := l.Topic(tp.Topic)
+	if err != nil {
+		return nil, err
+	}
+	return t.Partition(tp.Partition)
+}
+
 func notFound(name string) error { return fmt.Errorf("%w: %q", ErrTopicNotFound, name) }
 
-// Topics iterates over the topics that there are as the loop begins, by name.
+// Topics iterates over the topics that there are as the loop begins, by name, the log's
+// own last.
 func (l *Log) Topics() iter.Seq[*Topic] {
 	return func(yield func(*Topic) bool) {
 		_ = l.lookForTopics() // what is known, is known
@@ -51,7 +61,12 @@ func (l *Log) known() iter.Seq[*Topic] {
 // sortedTopics returns the topics by name. Called under mu.
 func (l *Log) sortedTopics() []*Topic {
 	topics := slices.Collect(maps.Values(l.topics))
-	slices.SortFunc(topics, func(a, b *Topic) int { return strings.Compare(a.name, b.name) })
+	slices.SortFunc(topics, func(a, b *Topic) int {
+		if a.internal != b.internal {
+			return map[bool]int{false: -1, true: 1}[a.internal]
+		}
+		return strings.Compare(a.name, b.name)
+	})
 	return topics
 }
 
@@ -100,6 +115,11 @@ func (l *Log) createTopic(ctx context.Context, name string, cfg *TopicConfig) (*
 	if cfg != nil {
 		own = *cfg
 	}
+	return l.makeTopic(ctx, name, own)
+}
+
+// makeTopic is createTopic for any name.
+func (l *Log) makeTopic(ctx context.Context, name string, own TopicConfig) (*Topic, error) {
 	effective := own.over(l.opts.Defaults)
 	if err := invalidOptions("TopicConfig", effective.problems()); err != nil {
 		return nil, err
@@ -122,6 +142,10 @@ func (l *Log) createTopic(ctx context.Context, name string, cfg *TopicConfig) (*
 				if err := l.moveAway(remains); err != nil {
 					return err
 				}
+			}
+			// A deletion may have ended before that was done, with the process.
+			if err := l.forgetOffsets(name); err != nil {
+				return err
 			}
 			return l.addTopic(t)
 		},
@@ -170,6 +194,9 @@ func (l *Log) deleteTopic(ctx context.Context, name string) error {
 				if err := l.removeTopic(t); err != nil {
 					return err
 				}
+			}
+			if err := l.forgetOffsets(name); err != nil {
+				return err
 			}
 			return l.moveAway(t)
 		},
@@ -301,12 +328,14 @@ func (l *Log) addTopic(t *Topic) error {
 // putTopic makes t known. Called under mu.
 func (l *Log) putTopic(t *Topic) {
 	l.topics[t.name] = t
+	l.tellConsumers()
 	l.metricNames[metricName(t.name)] = t
 }
 
 // dropTopic makes t unknown. Called under mu.
 func (l *Log) dropTopic(t *Topic) {
 	delete(l.topics, t.name)
+	l.tellConsumers()
 	delete(l.metricNames, metricName(t.name))
 	for _, p := range t.all() {
 		l.remains[p] = true

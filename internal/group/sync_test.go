@@ -35,7 +35,7 @@ func TestAssignmentIsWrittenFirst(t *testing.T) {
 	require.Len(t, res.Records, 1)
 	require.Len(t, res.Answers, 2)
 	require.Equal(t, completing, r.c.groups["g"].state)
-	copy(part.MemberAssignment, "XXX") // the request is the caller's again
+	copy(part.MemberAssignment, "GGG") // the request is the caller's again
 
 	r.take(res)
 	require.Equal(t, "Stable", r.state("g"))

@@ -1,0 +1,471 @@
+package riffle
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync/atomic"
+	"time"
+)
+
+// source is a partition that a consumer reads. Kafka: TopicPartitionState.
+type source struct {
+	c  *Consumer
+	tp TopicPartition
+
+	// queued says that it is in ready, or it is its turn: who commits something need not say
+	// so again.
+	queued atomic.Bool
+
+	// Guarded by the consumer's mu.
+
+	p       *Partition // nil while there is none
+	state   sourceState
+	seek    seekTo // where to begin, while that is to be found
+	paused  bool
+	untold  bool // Assigned is to be called first
+	version int  // counts what makes void what is being read
+	// next is the next record to hand out, epoch that of the one before; noEpoch if none was.
+	next  Offset
+	epoch int32
+	// passed is the same as of the last poll: what automatic commits cover. committed is what
+	// was committed last, as far as it is known here; NoOffset if it is not.
+	passed      Offset
+	passedEpoch int32
+	committed   Offset
+	handing     bool    // it is in handed
+	undone      *undone // with MarkDone
+	offline     bool    // that no more can come has been told
+
+	// What only who polls has.
+
+	r    *reader // nil while nothing is buffered
+	of   int     // version that r is of
+	in   bool    // r is in a batch
+	cur  cursor  // where to go on without r; of another version it is void
+	took int     // bytes in this turn
+}
+
+type sourceState int
+
+const (
+	sourceSeeking sourceState = iota // its position is to be found
+	sourceReading
+	sourceFailed // its error has been told: it waits for a Seek
+)
+
+func newSource(c *Consumer, tp TopicPartition) *source {
+	s := &source{c: c, tp: tp, passed: NoOffset, committed: NoOffset}
+	if c.opts.MarkDone {
+		s.undone = new(undone)
+	}
+	s.startAt(seekTo{kind: seekInitial})
+	return s
+}
+
+// bind ties the source to its partition. Called under the consumer's mu.
+func (s *source) bind(p *Partition) {
+	s.p = p
+	p.follow(s)
+	s.c.attention.Store(true) // its position is to be found
+}
+
+func (s *source) unbind() {
+	if s.p != nil {
+		s.p.unfollow(s)
+		s.p = nil
+	}
+	s.version++
+}
+
+// drop takes a source from the consumer. Called under mu.
+func (c *Consumer) drop(s *source) {
+	s.unbind()
+	delete(c.sources, s.tp)
+	c.handed = slices.DeleteFunc(c.handed, func(o *source) bool { return o == s })
+	s.news() // who polls gives back what it holds
+}
+
+// startAt has the source begin anew. Called under the consumer's mu.
+func (s *source) startAt(to seekTo) {
+	s.seek, s.state = to, sourceSeeking
+	s.version++
+	s.offline = false
+	s.passed, s.handing = NoOffset, false
+	s.c.handed = slices.DeleteFunc(s.c.handed, func(o *source) bool { return o == s })
+	s.undone.reset()
+}
+
+// found gives a source that was seeking its position. Called under the consumer's mu.
+func (s *source) found(next Offset, epoch int32) {
+	s.next, s.epoch, s.state = next, epoch, sourceReading
+	s.passed, s.passedEpoch = next, epoch
+	s.news()
+}
+
+// news implements follower: the source may have records, or its partition has come to an end.
+func (s *source) news() {
+	if s.queued.Load() || !s.queued.CompareAndSwap(false, true) {
+		return
+	}
+	s.c.readyMu.Lock()
+	s.c.ready = append(s.c.ready, s)
+	s.c.readyMu.Unlock()
+	s.c.rouse()
+}
+
+// pass takes note that more records are asked for: those that were handed out are passed.
+func (c *Consumer) pass() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.handed) == 0 {
+		return
+	}
+	for _, s := range c.handed {
+		s.passed, s.passedEpoch, s.handing = s.next, s.epoch, false
+	}
+	clear(c.handed)
+	c.handed = c.handed[:0]
+	c.commitLater()
+}
+
+// take appends records to recs, of which there are size bytes, up to most. It does not wait.
+func (c *Consumer) take(ctx context.Context, most int, recs []Record, size int) ([]Record, int) {
+	for len(recs) < most && size < c.opts.MaxBytes {
+		if c.turn == nil {
+			if c.turn = c.nextReady(); c.turn == nil {
+				break
+			}
+			c.turn.took = 0
+		}
+		s, had := c.turn, len(recs)
+		var more bool
+		recs, more = s.read(most, recs, c.opts.MaxBytes-size)
+		for i := had; i < len(recs); i++ {
+			size += recordSize(&recs[i])
+			for _, h := range c.opts.Hooks {
+				if h.Deliver != nil {
+					h.Deliver(ctx, &recs[i])
+				}
+			}
+		}
+		switch {
+		case !more:
+			c.turn = nil
+		case s.took >= c.opts.MaxPartitionBytes: // it stays queued, behind the others
+			c.readyMu.Lock()
+			c.ready = append(c.ready, s)
+			c.readyMu.Unlock()
+			c.turn = nil
+		}
+	}
+	return recs, size
+}
+
+// nextReady takes the source that has waited longest; nil if there is none.
+func (c *Consumer) nextReady() *source {
+	c.readyMu.Lock()
+	defer c.readyMu.Unlock()
+	if len(c.ready) == 0 {
+		return nil
+	}
+	s := c.ready[0]
+	c.ready[0] = nil
+	if c.ready = c.ready[1:]; len(c.ready) == 0 {
+		c.ready = nil
+	}
+	return s
+}
+
+// recordSize is what counts of a record for MinBytes and the like.
+func recordSize(r *Record) int {
+	n := len(r.Key) + len(r.Value)
+	for i := range r.Headers {
+		n += len(r.Headers[i].Key) + len(r.Headers[i].Value)
+	}
+	return n
+}
+
+// read appends records of the source to recs, up to most of them and about as many bytes. It
+// returns false if there are no more now.
+func (s *source) read(most int, recs []Record, bytes int) ([]Record, bool) {
+	c := s.c
+	c.mu.Lock()
+	p, version, next, ok := s.p, s.version, s.next, s.readable()
+	c.mu.Unlock()
+	if s.of != version {
+		s.letGo()
+	}
+	if !ok {
+		return recs, s.rest(p)
+	}
+	had := len(recs)
+	out, drained, err := s.readFrom(p, next, version, most, recs, bytes)
+
+	c.mu.Lock()
+	if s.version != version || !s.readable() && len(out) > had {
+		c.mu.Unlock()
+		s.letGo()
+		return out[:had], true // there was a Seek, or it is lost: look again
+	}
+	if s.r != nil && s.r.next > s.next {
+		s.next = s.r.next
+		if len(out) > had {
+			s.epoch = out[len(out)-1].LeaderEpoch
+			if s.undone != nil {
+				s.undone.add(out[had:])
+			}
+			if !s.handing {
+				s.handing = true
+				c.handed = append(c.handed, s)
+			}
+		} else if !s.handing && s.passed != NoOffset {
+			s.passed = s.next // nothing was shown on the way
+		}
+	}
+	if err != nil {
+		s.fail(err)
+	}
+	c.mu.Unlock()
+	switch {
+	case err != nil:
+		s.park()
+		s.queued.Store(false) // who makes it readable again queues it
+		return out, false
+	case drained:
+		s.park()
+		return out, s.rest(p)
+	}
+	return out, true
+}
+
+// readable says whether records may be handed out. Called under the consumer's mu.
+func (s *source) readable() bool {
+	return s.p != nil && s.state == sourceReading && !s.paused && !s.untold && s.c.sources[s.tp] == s &&
+		s.undone.room() > 0
+}
+
+// readFrom reads records of p from next on.
+func (s *source) readFrom(p *Partition, next Offset, version, most int, recs []Record, bytes int) (_ []Record, drained bool, err error) {
+	if !p.enter() {
+		return recs, true, notFound(s.tp.Topic)
+	}
+	defer p.leave()
+	if err := p.alive(context.Background()); err != nil {
+		return recs, true, nil // the poll finds that too
+	}
+	if s.r == nil {
+		s.r, s.of, s.in = readers.Get().(*reader), version, false
+		if s.cur.of(p, next) {
+			s.r.resume(p, s.cur)
+		} else {
+			s.r.start(p, next)
+		}
+	}
+	r, a, room := s.r, &s.c.arena, most
+	if s.undone != nil {
+		room = min(most, len(recs)+s.undone.room())
+	}
+	left := min(bytes, s.c.opts.MaxPartitionBytes-s.took)
+	defer func(all int) { s.took += all - left }(left)
+	for len(recs) < room && left > 0 {
+		if !s.in {
+			found, err := r.load()
+			if err != nil || !found {
+				return recs, true, p.closedOr(err)
+			}
+			s.in = !r.control
+		}
+		if !s.in || !r.records.Next() {
+			if err := r.records.Err(); s.in && err != nil {
+				return recs, true, r.damage(r.at, r.base, err)
+			}
+			r.next, s.in = r.expect, false
+			continue
+		}
+		if Offset(r.records.Record.Offset) < r.next {
+			continue
+		}
+		if recs == nil {
+			recs = make([]Record, 0, min(int64(most), max(1, p.highWatermark.Load()-int64(r.next))))
+		}
+		n := len(recs)
+		if n < cap(recs) {
+			recs = recs[:n+1] // which is empty
+		} else {
+			recs = append(recs, Record{})
+		}
+		a.more = r.recordBytes()
+		a.fill(&recs[n], r)
+		r.next = Offset(r.records.Record.Offset) + 1
+		left -= max(recordSize(&recs[n]), 1)
+	}
+	return recs, false, nil
+}
+
+// letGo gives back what is buffered, and forgets the place.
+func (s *source) letGo() {
+	if s.r != nil {
+		s.r.release()
+		s.r = nil
+	}
+	s.cur = cursor{}
+}
+
+// park gives back the memory of a source that has nothing buffered, and remembers the place.
+func (s *source) park() {
+	if s.r != nil {
+		s.cur = s.r.cursor()
+		s.r.release()
+		s.r = nil
+	}
+}
+
+// rest takes the source out of the queue, unless there is something after all: then it returns
+// true.
+func (s *source) rest(p *Partition) bool {
+	s.queued.Store(false)
+	c := s.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !s.readable() || s.p != p {
+		return false // who changes that says so
+	}
+	if Offset(p.highWatermark.Load()) > s.next || p.cuts.Load() != s.cur.cuts && s.cur.p == p {
+		return s.queued.CompareAndSwap(false, true) // else who commits has queued it
+	}
+	switch err := p.noMore(); {
+	case errors.Is(err, ErrTopicNotFound):
+		c.topicsNews.Store(true)
+		c.lookUp()
+	case err != nil && !s.offline:
+		s.offline = true
+		c.errs = append(c.errs, p.error("read", err))
+	}
+	return false
+}
+
+// fail decides what an error of reading means. Called under the consumer's mu.
+func (s *source) fail(err error) {
+	c, p := s.c, s.p
+	var out *OffsetError
+	switch {
+	case c.log.isClosing():
+	case errors.Is(err, ErrTopicNotFound):
+		c.topicsNews.Store(true)
+		c.lookUp()
+	case errors.As(err, &out) && c.opts.OffsetReset != ResetError:
+		c.log.opts.Logger.Warn("offset is out of range, and is reset", "client", c.opts.ClientID, "group", c.opts.Group,
+			"topic", s.tp.Topic, "partition", s.tp.Partition, "offset", out.Offset, "start", out.Start, "end", out.End)
+		s.startAt(seekTo{kind: seekReset})
+		c.lookUp()
+	default:
+		s.state = sourceFailed
+		s.version++
+		c.errs = append(c.errs, p.error("read", err))
+	}
+}
+
+// awaitOthers has the partitions of a read-only log looked after until done is called.
+func (c *Consumer) awaitOthers(ctx context.Context) (done func(), err error) {
+	c.mu.Lock()
+	parts := make([]*Partition, 0, len(c.sources))
+	for _, s := range c.sources {
+		if s.p != nil && s.state == sourceReading {
+			parts = append(parts, s.p)
+		}
+	}
+	c.mu.Unlock()
+	var all []func()
+	done = func() {
+		for _, f := range all {
+			f()
+		}
+	}
+	for _, p := range parts {
+		f, err := p.await()
+		if err != nil {
+			done()
+			return nil, err
+		}
+		all = append(all, f)
+		hw := p.highWatermark.Load()
+		if err := p.catchUp(ctx); err != nil {
+			done()
+			return nil, err
+		}
+		if p.highWatermark.Load() != hw {
+			p.wake()
+		}
+	}
+	return done, nil
+}
+
+// pollClock notices when a member of a group has not polled for MaxPollInterval. Polling
+// costs it no look at the clock: a timer counts, four times in that interval, whether there
+// was a poll. While a poll waits there is no timer.
+type pollClock struct {
+	polls  atomic.Int64 // begun and ended
+	armed  atomic.Bool
+	seen   int64
+	quiet  int // how often there was none
+	timer  atomic.Pointer[time.Timer]
+	closed atomic.Bool
+}
+
+// enter takes note that a poll begins.
+func (k *pollClock) enter(c *Consumer) {
+	if c.member != nil {
+		k.polls.Add(1) // odd: it is polling
+	}
+}
+
+func (k *pollClock) leave(c *Consumer) {
+	if c.member == nil {
+		return
+	}
+	k.polls.Add(1)
+	if k.armed.Load() || c.opts.MaxPollInterval == Forever || !k.armed.CompareAndSwap(false, true) {
+		return
+	}
+	k.seen, k.quiet = -1, 0
+	k.arm(c)
+}
+
+func (k *pollClock) arm(c *Consumer) {
+	every := c.opts.MaxPollInterval / 4
+	k.timer.Store(c.log.after(every, func() { k.tick(c) }))
+	if k.closed.Load() {
+		k.stop()
+	}
+}
+
+func (k *pollClock) tick(c *Consumer) {
+	now := k.polls.Load()
+	switch {
+	case now%2 == 1:
+		k.armed.Store(false)
+		if k.polls.Load() != now && k.armed.CompareAndSwap(false, true) {
+			k.seen, k.quiet = -1, 0
+			k.arm(c) // it has ended meanwhile, and found the timer armed
+		}
+		return
+	case now == k.seen:
+		k.quiet++
+	default:
+		k.seen, k.quiet = now, 0
+	}
+	if k.quiet < 4 {
+		k.arm(c)
+		return
+	}
+	k.armed.Store(false)
+	c.member.overdue(now)
+}
+
+func (k *pollClock) stop() {
+	k.closed.Store(true)
+	if t := k.timer.Load(); t != nil {
+		t.Stop()
+	}
+}

@@ -1,0 +1,225 @@
+package riffle
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+)
+
+// subscription is what a consumer wants to read. Kafka: SubscriptionState.
+type subscription struct {
+	topics  []string
+	pattern *regexp.Regexp
+	parts   []TopicPartition // assigned by hand
+}
+
+// The kinds of subscription, of which a consumer has one at a time.
+const (
+	toNothing = iota
+	toTopics  // by name or pattern
+	byHand
+)
+
+func (s *subscription) kind() int {
+	switch {
+	case len(s.topics) > 0 || s.pattern != nil:
+		return toTopics
+	case len(s.parts) > 0:
+		return byHand
+	}
+	return toNothing
+}
+
+// Subscribe replaces the topics that the consumer reads. Without any, it ends the
+// subscription: then Poll is ErrInvalidState until there is another, or an assignment. It takes
+// effect with the next Poll. Errors: ErrInvalidTopic; ErrInvalidState while partitions are
+// assigned by hand.
+func (c *Consumer) Subscribe(topics ...string) error {
+	for _, name := range topics {
+		if err := checkReadableName(name); err != nil {
+			return c.error("subscribe", err)
+		}
+	}
+	topics = slices.Compact(slices.Sorted(slices.Values(topics)))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.subscribed.kind() == byHand && len(topics) > 0 {
+		return c.error("subscribe", fmt.Errorf("%w: partitions are assigned by hand", ErrInvalidState))
+	}
+	if isClosed(c.closing) {
+		return c.error("subscribe", ErrClosed)
+	}
+	c.subscribed = subscription{topics: topics}
+	c.topicsNews.Store(true)
+	c.lookUp()
+	return nil
+}
+
+// Assign replaces the partitions that the consumer reads, without a share in its group, if it
+// has one, whose offsets it reads and commits all the same: no other member must have them. Those
+// that stay keep their position. One that does not exist is waited for. Without any, it ends the
+// assignment. Errors: ErrInvalidTopic, ErrPartitionNotFound for a negative number;
+// ErrInvalidState while the consumer subscribes.
+func (c *Consumer) Assign(parts ...TopicPartition) error {
+	for _, tp := range parts {
+		if err := checkReadableName(tp.Topic); err != nil {
+			return c.error("assign", err)
+		}
+		if tp.Partition < 0 {
+			return c.error("assign", fmt.Errorf("%w: %v", ErrPartitionNotFound, tp))
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.subscribed.kind() == toTopics && len(parts) > 0 {
+		return c.error("assign", fmt.Errorf("%w: the consumer subscribes to topics", ErrInvalidState))
+	}
+	if isClosed(c.closing) {
+		return c.error("assign", ErrClosed)
+	}
+	if c.subscribed.kind() == toTopics {
+		c.subscribed = subscription{}
+		c.topicsNews.Store(true)
+		c.lookUp()
+		return nil
+	}
+	c.subscribed.parts = slices.Clone(parts)
+	c.setSources(parts)
+	c.lookUp()
+	return nil
+}
+
+// Assignment returns the partitions that the consumer reads now, by name and number.
+func (c *Consumer) Assignment() []TopicPartition {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	parts := slices.Collect(maps.Keys(c.sources))
+	sortPartitions(parts)
+	return parts
+}
+
+func sortPartitions(parts []TopicPartition) { slices.SortFunc(parts, comparePartitions) }
+
+func comparePartitions(a, b TopicPartition) int {
+	return cmp.Or(cmp.Compare(a.Topic, b.Topic), cmp.Compare(a.Partition, b.Partition))
+}
+
+// wanted returns the topics that are subscribed to: by name also those that do not exist.
+func (c *Consumer) wanted() []string {
+	c.mu.Lock()
+	names, pattern := c.subscribed.topics, c.subscribed.pattern
+	c.mu.Unlock()
+	if pattern == nil {
+		return names
+	}
+	names = nil
+	for t := range c.log.Topics() {
+		if !t.internal && pattern.MatchString(t.name) {
+			names = append(names, t.name)
+		}
+	}
+	return names
+}
+
+// wholeName returns a pattern that matches what pattern matches as a whole, as Java's
+// Matcher.matches does.
+func wholeName(pattern *regexp.Regexp) *regexp.Regexp {
+	return regexp.MustCompile(`\A(?:` + pattern.String() + `)\z`) // it has been compiled before
+}
+
+// assignAll gives the consumer all partitions of its topics.
+func (c *Consumer) assignAll(ctx context.Context) error {
+	var parts []TopicPartition
+	for _, name := range c.wanted() {
+		if t, err := c.log.Topic(name); err == nil {
+			for i := range t.NumPartitions() {
+				parts = append(parts, TopicPartition{name, i})
+			}
+		}
+	}
+	c.mu.Lock()
+	added, dropped := c.setSources(parts)
+	for _, s := range added {
+		s.untold = true
+	}
+	c.mu.Unlock()
+	c.bindSources()
+	if len(dropped) > 0 {
+		return c.call(ctx, "Lost", c.opts.Lost, dropped)
+	}
+	return nil
+}
+
+// setSources makes parts what the consumer reads. It returns what is new and what is gone.
+// Called under mu.
+func (c *Consumer) setSources(parts []TopicPartition) (added []*source, dropped []TopicPartition) {
+	keep := make(map[TopicPartition]bool, len(parts))
+	for _, tp := range parts {
+		keep[tp] = true
+	}
+	for tp, s := range c.sources {
+		if !keep[tp] {
+			dropped = append(dropped, tp)
+			c.drop(s)
+		}
+	}
+	sortPartitions(dropped)
+	for _, tp := range parts {
+		if c.sources[tp] == nil {
+			s := newSource(c, tp)
+			c.sources[tp] = s
+			added = append(added, s)
+		}
+	}
+	return added, dropped
+}
+
+// bindSources ties sources to their partitions, as far as these exist.
+func (c *Consumer) bindSources() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for tp, s := range c.sources {
+		if s.p != nil && s.p.gone.Load() {
+			s.unbind()
+			s.startAt(seekTo{kind: seekInitial}) // one of that name is another topic
+		}
+		if s.p != nil {
+			continue
+		}
+		if p, err := c.log.partition(tp); err == nil {
+			s.bind(p)
+		}
+	}
+}
+
+// tellAssigned calls Assigned with what is new, and with what it has failed for.
+func (c *Consumer) tellAssigned(ctx context.Context) error {
+	c.mu.Lock()
+	tell := c.tellNone
+	var told []*source
+	var parts []TopicPartition
+	for tp, s := range c.sources {
+		if s.untold {
+			told, parts = append(told, s), append(parts, tp)
+		}
+	}
+	c.mu.Unlock()
+	if len(told) == 0 && !tell {
+		return nil
+	}
+	sortPartitions(parts)
+	if err := c.call(ctx, "Assigned", c.opts.Assigned, parts); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.tellNone = false
+	for _, s := range told {
+		s.untold = false
+		s.news()
+	}
+	return nil
+}
