@@ -59,8 +59,8 @@ type Progress struct {
 	Topic     string   // its name
 	Partition int      // from 0
 	Committed Position // where the group goes on
-	End       Offset // the readable end
-	Lag       Lag    // between the two
+	End       Offset   // the readable end
+	Lag       Lag      // between the two
 }
 
 // Group returns the group of that name, whether or not there is one.
