@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"time"
 
@@ -15,16 +16,14 @@ import (
 // OffsetCommit asked for until version 4, is written as version 1, which has no
 // leader epoch.
 const (
-	offsetKeyVersion       = 1
-	offsetValueVersion     = 3
-	offsetWithExpiry       = 1
-	groupKeyVersion        = 2
-	groupValueVersion      = 3
-	maxOffsetValueVersion  = 4 // read, written by Kafka 4.1 and later
-	maxGroupValueVersion   = 4 // likewise
-	firstFlexibleVersion   = 4
-	leastBytesOfAMember    = 20
-	leastBytesOfACompacted = 13
+	offsetKeyVersion      = 1
+	offsetValueVersion    = 3
+	offsetWithExpiry      = 1
+	groupKeyVersion       = 2
+	groupValueVersion     = 3
+	maxOffsetValueVersion = 4 // read, written by Kafka 4.1 and later
+	maxGroupValueVersion  = 4 // likewise
+	firstFlexibleVersion  = 4
 )
 
 // Apply changes the committed state as a record says: in replay, and after a
@@ -62,7 +61,7 @@ func (c *Coordinator) applyOffset(r Record, at int64) error {
 		return nil
 	}
 	var value kmsg.OffsetCommitValue
-	if err := readVersioned(r.Value, maxOffsetValueVersion, value.ReadFrom); err != nil {
+	if err := readVersioned(r.Value, maxOffsetValueVersion, (*walk).offset, value.ReadFrom); err != nil {
 		return fmt.Errorf("offset of group %q, partition %s-%d: %w", key.Group, key.Topic, key.Partition, err)
 	}
 	o := offset{at: at, offset: value.Offset, epoch: -1, metadata: value.Metadata, committed: value.CommitTimestamp, expires: -1}
@@ -77,12 +76,15 @@ func (c *Coordinator) applyOffset(r Record, at int64) error {
 }
 
 // readVersioned decodes bytes that begin with a version from 0 to highest.
-func readVersioned(src []byte, highest int16, read func([]byte) error) error {
+func readVersioned(src []byte, highest int16, fields func(*walk, int16), read func([]byte) error) error {
 	if len(src) < 2 {
 		return fmt.Errorf("a value of %d bytes", len(src))
 	}
 	if v := int16(binary.BigEndian.Uint16(src)); v < 0 || v > highest {
 		return fmt.Errorf("a value of version %d", v)
+	}
+	if err := walkOver(src, fields); err != nil {
+		return err
 	}
 	return read(src)
 }
@@ -104,7 +106,10 @@ func (c *Coordinator) applyGroup(r Record) error {
 		return nil
 	}
 	var value kmsg.GroupMetadataValue
-	err := readVersioned(r.Value, maxGroupValueVersion, func(src []byte) error { return readGroup(&value, src) })
+	err := readVersioned(r.Value, maxGroupValueVersion, (*walk).group, value.ReadFrom)
+	if err == nil {
+		err = checkGroup(&value)
+	}
 	if err != nil {
 		return fmt.Errorf("group %q: %w", key.Group, err)
 	}
@@ -125,15 +130,8 @@ func (c *Coordinator) applyGroup(r Record) error {
 	return nil
 }
 
-// readGroup decodes the value of a group and checks what the coordinator relies
-// on. No length in it makes us allocate what the bytes do not justify.
-func readGroup(v *kmsg.GroupMetadataValue, src []byte) error {
-	if err := checkMemberCount(src); err != nil {
-		return err
-	}
-	if err := v.ReadFrom(src); err != nil {
-		return err
-	}
+// checkGroup checks what the coordinator relies on.
+func checkGroup(v *kmsg.GroupMetadataValue) error {
 	if v.Generation < 0 {
 		return fmt.Errorf("generation %d", v.Generation)
 	}
@@ -156,11 +154,40 @@ func readGroup(v *kmsg.GroupMetadataValue, src []byte) error {
 	return nil
 }
 
-// checkMemberCount walks to the number of members and compares it with the
-// bytes that follow: a decoded member is many times as large as a short one.
-func checkMemberCount(src []byte) error {
+// walk goes over the fields of a value without decoding them. It is done first
+// because decoding trusts counts: of members, each of which is many times as
+// large in memory as a short one is in bytes, and of tags.
+type walk struct {
+	rest     []byte
+	flexible bool
+	short    bool // the bytes have ended too early
+}
+
+// walkOver reports whether src has as many bytes as it claims.
+func walkOver(src []byte, fields func(w *walk, version int16)) error {
 	version := int16(binary.BigEndian.Uint16(src))
-	w := walk{rest: src[2:], flexible: version >= firstFlexibleVersion}
+	w := &walk{rest: src[2:], flexible: version >= firstFlexibleVersion}
+	fields(w, version)
+	if w.short {
+		return errors.New("the value is cut short")
+	}
+	return nil
+}
+
+func (w *walk) offset(version int16) {
+	w.skip(8)
+	if version >= 3 {
+		w.skip(4)
+	}
+	w.text()
+	w.skip(8)
+	if version == offsetWithExpiry {
+		w.skip(8)
+	}
+	w.tags()
+}
+
+func (w *walk) group(version int16) {
 	w.text() // protocol type
 	w.skip(4)
 	w.text() // protocol
@@ -168,21 +195,38 @@ func checkMemberCount(src []byte) error {
 	if version >= 2 {
 		w.skip(8)
 	}
-	n, least := w.length(4), leastBytesOfAMember
-	if w.flexible {
-		least = leastBytesOfACompacted
+	for n := w.length(4); n > 0 && !w.short; n-- {
+		w.member(version)
 	}
-	if w.short || n > len(w.rest)/least {
-		return fmt.Errorf("%d members in %d bytes", n, len(w.rest))
-	}
-	return nil
+	w.tags()
 }
 
-// walk goes over fields of Kafka's encoding.
-type walk struct {
-	rest     []byte
-	flexible bool
-	short    bool // the bytes have ended
+func (w *walk) member(version int16) {
+	w.text() // id
+	if version >= 3 {
+		w.text() // instance id
+	}
+	w.text() // client id
+	w.text() // client host
+	if version >= 1 {
+		w.skip(4)
+	}
+	w.skip(4)
+	w.skip(w.length(4)) // subscription
+	w.skip(w.length(4)) // assignment
+	w.tags()
+}
+
+func (w *walk) text() { w.skip(w.length(2)) }
+
+func (w *walk) tags() {
+	if !w.flexible {
+		return
+	}
+	for n := w.uvarint(); n > 0 && !w.short; n-- {
+		w.uvarint()
+		w.skip(w.uvarint())
+	}
 }
 
 func (w *walk) skip(n int) {
@@ -197,13 +241,7 @@ func (w *walk) skip(n int) {
 // for null, are zero.
 func (w *walk) length(size int) int {
 	if w.flexible {
-		n, used := binary.Uvarint(w.rest)
-		if used <= 0 || n > 1<<31 {
-			w.skip(len(w.rest) + 1)
-			return 0
-		}
-		w.skip(used)
-		return max(int(n)-1, 0)
+		return max(w.uvarint()-1, 0)
 	}
 	field := w.rest
 	if w.skip(size); w.short {
@@ -215,7 +253,15 @@ func (w *walk) length(size int) int {
 	return max(int(int32(binary.BigEndian.Uint32(field))), 0)
 }
 
-func (w *walk) text() { w.skip(w.length(2)) }
+func (w *walk) uvarint() int {
+	n, used := binary.Uvarint(w.rest)
+	if used <= 0 || n > math.MaxInt32 {
+		w.rest, w.short = nil, true
+		return 0
+	}
+	w.skip(used)
+	return int(n)
+}
 
 // clear takes from a group what its record said.
 func (c *Coordinator) clear(g *group) {
