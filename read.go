@@ -398,8 +398,8 @@ func (r *reader) notThere(hw Offset, err error) (again bool, failed error) {
 		}
 	}
 	end := errors.Is(err, io.EOF)
-	next := r.behindZeros(err)
-	if after := r.segs.after(r.seg); end && after != nil && after.base < hw {
+	next, after := r.behindZeros(err), r.segs.after(r.seg)
+	if end && after != nil && after.base < hw {
 		next = after
 	}
 	if next != nil {
@@ -409,13 +409,12 @@ func (r *reader) notThere(hw Offset, err error) (again bool, failed error) {
 	switch wrong := r.blame(err); {
 	case wrong != nil:
 		err = wrong
-	case end && r.p.damaged == nil && (r.p.shadow == nil || !r.p.shadow.lost.Load()):
-		// More may have been shown since the limit was looked at: of another process's
-		// log, what seemed lost may be found.
-		if limit := r.limit(r.seg); limit > r.win.limit {
-			r.win.limit = limit
-			return true, nil
-		}
+	case end && r.limit(r.seg) > r.win.limit:
+		// More was shown since the limit was looked at: of another process's log, what
+		// seemed lost may be found.
+		r.win.limit = r.limit(r.seg)
+		return true, nil
+	case end && r.p.damaged == nil && (r.p.shadow == nil || r.p.shadow.isGap(after, hw)):
 		r.next = max(r.next, hw) // an unclean stop has left a gap before it
 		return false, nil
 	}

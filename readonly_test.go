@@ -651,3 +651,45 @@ func TestReadOnlyLooksAgainWhenAWriterComes(t *testing.T) {
 	require.Equal(t, wantValues(0, 3), readValues(t, q, 0))
 	require.NotNil(t, w)
 }
+
+// An index is written at a roll, and may know a batch that is not shown yet. A
+// reader that comes then finds the place of that batch at once, and all before it
+// is there to be read.
+func TestReadOnlyBeginsWhereTheIndexEnds(t *testing.T) {
+	eachFlush(t, func(t *testing.T, flush FlushPolicy) {
+		mem := memfs.New()
+		fsys := errfs.New(mem)
+		w, err := openTuned(fsys, "/data", nil, tuning{ceilingStep: 1000, boundsDelay: Forever, reserveBytes: 4096, sealAtOnce: true})
+		require.NoError(t, err)
+		p := partOf(t, w, "topic", &TopicConfig{Flush: flush, SegmentBytes: 4 * indexInterval})
+		appendSized := func(from, n, size int) {
+			for i := range n {
+				_, err := p.Append(ctx, Record{Key: fmt.Appendf(nil, "v%d", from+i), Value: make([]byte, size)})
+				require.NoError(t, err)
+			}
+		}
+		appendSized(0, 10, 10)
+		w.publish()
+		appendSized(10, 1, indexInterval) // behind it, an entry is due
+		appendSized(11, 1, indexInterval)
+		w.publish()
+		appendSized(12, 1, indexInterval)
+		var got []int64
+		reader := func(op errfs.Op) {
+			if filepath.Ext(op.Name) != logSuffix || len(got) > 0 {
+				return
+			}
+			q := partOf(t, readOnlyAt(t, mem, "/data"), "topic", nil)
+			for v, err := range q.Views(ctx, 0, nil) {
+				require.NoError(t, err)
+				got = append(got, int64(v.Offset()))
+			}
+			require.EqualValues(t, len(got), q.Bounds().HighWatermark)
+		}
+		defer fsys.Add(errfs.Rule{Kind: errfs.Create, Before: reader})()
+		appendSized(13, 1, 2*indexInterval) // rolls
+		require.Len(t, p.segs.Load().list, 2)
+		require.Equal(t, []int64{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11}, got)
+		require.NoError(t, w.Close())
+	})
+}

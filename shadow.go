@@ -316,7 +316,7 @@ func (p *Partition) walkActive(set *shadowSet, to target) error {
 	switch {
 	case err != nil:
 		return err
-	case p.isGap(set, to):
+	case p.endsInGap(set, to):
 		// What is there was appended behind it, and is not committed. Loops stay before
 		// it: what comes next says where it ends.
 		set.hw = set.walk.end
@@ -330,10 +330,10 @@ func (p *Partition) walkActive(set *shadowSet, to target) error {
 	return nil
 }
 
-// isGap says that no batch is missing between where the walk stopped and the high
+// endsInGap says that no batch is missing between where the walk stopped and the high
 // watermark: an unclean stop has left a gap there. If anything stands there, an epoch
 // has begun behind it.
-func (p *Partition) isGap(set *shadowSet, to target) bool {
+func (p *Partition) endsInGap(set *shadowSet, to target) bool {
 	cache := set.cache
 	if cache == nil {
 		cache = p.epochs
@@ -361,6 +361,9 @@ func (p *Partition) beginWalk(set *shadowSet, seg *segment, w walk, o Offset) er
 		return err
 	}
 	set.walk.end, set.walk.epoch = s.end, s.epoch
+	// The index may know the place of a batch that is not shown yet, and then there
+	// is nothing to walk over.
+	seg.committed.Store(max(seg.committed.Load(), seg.size))
 	return nil
 }
 
@@ -577,6 +580,13 @@ func (p *Partition) catchUp(ctx context.Context) error {
 		return nil // who looks for more hears of that
 	}
 	return err
+}
+
+// isGap says whether nothing is missing between the last batch of a file and the
+// high watermark. What is shown ends with the last batch of the last file, or where
+// that begins: if it ends anywhere else, something is not there that should be.
+func (s *shadow) isGap(next *segment, hw Offset) bool {
+	return next != nil && next.base == hw && !s.lost.Load()
 }
 
 // atEnd returns the error of a reader that has found nothing in s, because of err
