@@ -693,3 +693,30 @@ func TestReadOnlyBeginsWhereTheIndexEnds(t *testing.T) {
 		require.NoError(t, w.Close())
 	})
 }
+
+// A writer that closes cuts the space that it has set aside behind the end, also
+// while a reader that has seen the file longer walks over it.
+func TestReadOnlyWalksOverWhatIsCut(t *testing.T) {
+	mem := memfs.New()
+	w, err := openTuned(mem, "/data", nil, tuning{ceilingStep: 1000, boundsDelay: Forever, reserveBytes: 4096, sealAtOnce: true})
+	require.NoError(t, err)
+	p := partOf(t, w, "topic", &TopicConfig{Flush: FlushAsync, FlushInterval: Forever})
+	appendValues(t, p, 0, 10)
+	w.tasks.Wait()
+	name := p.active().file.Name()
+	long, err := mem.Stat(name)
+	require.NoError(t, err)
+	w.publish()
+	fsys := errfs.New(mem)
+	q := partOf(t, openAt(t, fsys, "/data", &Options{ReadOnly: true}), "topic", nil)
+	var once sync.Once
+	defer fsys.Add(errfs.Rule{Kind: errfs.Read, Before: func(op errfs.Op) {
+		if op.Name == name {
+			once.Do(func() { require.NoError(t, w.Close()) })
+		}
+	}})()
+	require.Equal(t, wantValues(0, 10), readValues(t, q, 0))
+	short, err := mem.Stat(name)
+	require.NoError(t, err)
+	require.Less(t, short.Size, long.Size)
+}

@@ -433,6 +433,21 @@ const (
 // segment's file; if whole is set, over all that follow each other, and checks
 // them. Before hw it goes over damage, if there is a batch behind that.
 func (p *Partition) walkTo(w *walk, size int64, hw Offset, whole bool) (walkStop, error) {
+	for {
+		stop, err := p.walkIn(w, size, hw, whole)
+		if stop == walkReached && err == nil {
+			return stop, nil
+		}
+		now, failed := w.seg.file.Size()
+		if failed != nil || now >= size {
+			return stop, errors.Join(err, failed)
+		}
+		size = now // the writer has cut the space behind its end, and it was read there
+	}
+}
+
+// walkIn is walkTo as long as the file is not cut.
+func (p *Partition) walkIn(w *walk, size int64, hw Offset, whole bool) (walkStop, error) {
 	var win window
 	win.reset(w.seg.file, size)
 	for whole || w.end < hw {
