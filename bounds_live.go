@@ -66,15 +66,19 @@ const (
 )
 
 // tell lets other processes know that something was published. Two calls at a
-// time may store their numbers in any order: each is one that was never there, and
-// all that was published before it was drawn can be seen by who sees any.
+// time may store their rounds in any order: each is one that was never there, and
+// all that was published before it was drawn can be seen by who sees any. A layout
+// that is stored late would be one that was there before, and hide what the other
+// call tells of: so it is stored until it is the last one.
 func (b *bounds) tell() error {
-	layout, round := b.layout.Load(), b.round.Add(1)
-	err := b.setHeader(liveLayout, layout)
-	if err == nil {
-		err = b.setHeader(liveRound, round)
+	for told := false; !told; {
+		layout := b.layout.Load()
+		if err := b.setHeader(liveLayout, layout); err != nil {
+			return err
+		}
+		told = b.layout.Load() == layout
 	}
-	return err
+	return b.setHeader(liveRound, b.round.Add(1))
 }
 
 func (b *bounds) setHeader(at int64, word uint64) error {

@@ -1,12 +1,14 @@
 package riffle
 
 import (
+	"path/filepath"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/rifflelog/riffle/internal/vfs/errfs"
 	"github.com/rifflelog/riffle/internal/vfs/memfs"
 )
 
@@ -59,6 +61,35 @@ func TestCommitsArePublished(t *testing.T) {
 			done()
 		})
 	})
+}
+
+// Two partitions are published at a time, one of them for the first time: whoever
+// stores late hides nothing of what the other has told of.
+func TestPublishedTogether(t *testing.T) {
+	mem := memfs.New()
+	fsys := errfs.New(mem)
+	w, err := openTuned(fsys, "/data", nil, tuning{ceilingStep: 1000, boundsDelay: Forever, reserveBytes: 4096, sealAtOnce: true})
+	require.NoError(t, err)
+	first, second := partOf(t, w, "first", nil), partOf(t, w, "second", nil)
+	appendValues(t, first, 0, 10)
+	w.publish()
+	r := readOnlyAt(t, mem, "/data")
+	require.Equal(t, wantValues(0, 10), readValues(t, partOf(t, r, "first", nil), 0))
+	q := partOf(t, r, "second", nil)
+	require.Empty(t, readValues(t, q, 0))
+	done := false
+	defer fsys.Add(errfs.Rule{Kind: errfs.MapWrite, Before: func(op errfs.Op) {
+		if filepath.Base(op.Name) == boundsName && op.Off == liveLayout && !done {
+			done = true
+			appendValues(t, second, 0, 10)
+			w.publish()
+		}
+	}})()
+	appendValues(t, first, 10, 20)
+	w.publish()
+	require.True(t, done)
+	require.Equal(t, wantValues(0, 10), readValues(t, q, 0))
+	require.NoError(t, w.Close())
 }
 
 // eachFlush runs a test for both flush policies.
