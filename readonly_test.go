@@ -720,3 +720,30 @@ func TestReadOnlyWalksOverWhatIsCut(t *testing.T) {
 	require.NoError(t, err)
 	require.Less(t, short.Size, long.Size)
 }
+
+// A writer that rolls whenever the reader lists the files keeps nothing from it.
+func TestReadOnlyKeepsUpWithRolls(t *testing.T) {
+	mem := memfs.New()
+	w, err := openTuned(mem, "/data", nil, tuning{ceilingStep: 1000, boundsDelay: Forever, reserveBytes: 4096, sealAtOnce: true})
+	require.NoError(t, err)
+	p := partOf(t, w, "topic", &TopicConfig{SegmentBytes: 2048})
+	appendValues(t, p, 0, 50)
+	w.publish()
+	fsys := errfs.New(mem)
+	q := partOf(t, openAt(t, fsys, "/data", &Options{ReadOnly: true}), "topic", nil)
+	n := 50
+	remove := fsys.Add(errfs.Rule{Kind: errfs.ReadDir, Before: func(op errfs.Op) {
+		if op.Name == q.dir {
+			appendValues(t, p, n, n+50)
+			n += 50
+		}
+	}})
+	for from := 0; from < 500; from += 50 {
+		require.Equal(t, wantValues(from, from+50), followValues(t, q, Offset(from), 50))
+	}
+	remove()
+	require.GreaterOrEqual(t, n, 500)
+	w.publish()
+	require.Equal(t, wantValues(0, n), readValues(t, q, 0))
+	require.NoError(t, w.Close())
+}

@@ -115,15 +115,14 @@ func (p *Partition) refresh(ctx context.Context, anew bool) (settled bool, err e
 				return false, err
 			}
 		}
-		done := false
-		if done, err = p.refreshOnce(anew, try == maxRefreshTries-1); done {
+		if done, err := p.refreshOnce(anew, try == maxRefreshTries-1); done {
 			return s.settled && s.seen.trust != trustSlots, err
 		}
 	}
-	if err == nil {
-		err = errUnsettled
+	if s.ready {
+		return false, nil // what is shown stays true
 	}
-	return false, err
+	return false, errUnsettled
 }
 
 // rest waits, longer with each try.
@@ -147,7 +146,9 @@ func (l *Log) rest(ctx context.Context, try int) error {
 // Step by step, and what would go wrong otherwise: (1) the bounds are read, then
 // (2) the files are listed and opened, and the batches before the high watermark
 // walked over; (3) that generation and incarnation are the same says that these
-// are the files that have what was committed; (4) it is shown.
+// are the files that have what was committed; (4) it is shown. Files that have only
+// become more hide none of those, so that a writer who rolls all the time does not
+// keep readers waiting.
 func (p *Partition) refreshOnce(anew, last bool) (done bool, err error) {
 	s, view := p.shadow, p.topic.log.view
 	key := boundsKey{p.topic.id, int32(p.index)}
@@ -166,26 +167,30 @@ func (p *Partition) refreshOnce(anew, last bool) (done bool, err error) {
 		return false, nil
 	}
 	set, err := p.look(to, anew)
-	if again, failed := p.changed(e); failed != nil || again {
+	again, more, failed := p.changed(e)
+	if failed != nil || again || more && err != nil {
 		return failed != nil, errors.Join(failed, set.discard())
 	}
 	if err != nil {
 		return true, errors.Join(err, set.discard())
 	}
 	p.show(to, set)
-	s.ready, s.settled, s.seen = true, ok, e.head
+	s.ready, s.settled, s.seen = true, ok && !more, e.head
 	return true, nil
 }
 
-// changed says whether what was found since e may not fit together.
-func (p *Partition) changed(e viewEntry) (bool, error) {
+// changed says whether what was found since e may not fit together, or else
+// whether segments may have come behind it.
+func (p *Partition) changed(e viewEntry) (again, more bool, err error) {
 	view := p.topic.log.view
 	head, err := view.look()
 	if err != nil || head.incarnation != e.head.incarnation || head.trust != e.head.trust {
-		return true, err
+		return true, false, err
 	}
 	now, err := view.entry(boundsKey{p.topic.id, int32(p.index)})
-	return now.owned != e.owned || now.shown != e.shown || now.generation != e.generation, err
+	again = now.owned != e.owned || now.shown != e.shown || now.generation/liveBack != e.generation/liveBack ||
+		now.words.Start != e.words.Start // files have gone, and not in their order
+	return again, now.generation != e.generation, err
 }
 
 // target returns what is to be shown according to e. If ok is false, the bounds
