@@ -110,7 +110,7 @@ func (p *Partition) search(ctx context.Context, find func(s snapshot) (Offset, e
 		}
 		o, err := find(s)
 		if p.shadow != nil && err != nil {
-			if err = p.explain(s, err); err == nil {
+			if err = p.explain(ctx, s, err); err == nil {
 				continue
 			}
 		}
@@ -213,7 +213,7 @@ func (p *Partition) searchTime(ctx context.Context, from Offset, ts int64, body 
 		if err := p.alive(ctx); err != nil {
 			return p.error("read", err)
 		}
-		found, err := r.load()
+		found, err := r.load(ctx)
 		if err != nil {
 			return p.error("read", p.closedOr(err))
 		}

@@ -113,7 +113,7 @@ func (p *Partition) read(ctx context.Context, from Offset, opts *ReadOptions, fo
 		if err := p.alive(ctx); err != nil {
 			return p.error("read", err)
 		}
-		found, err := r.load()
+		found, err := r.load(ctx)
 		if err == nil && !found {
 			if !follow {
 				return nil
@@ -292,7 +292,7 @@ func (r *reader) count() {
 // load goes to the batch that has offset next, or to the first one after it. It
 // returns false if none is committed. If bounds went back meanwhile, what it has
 // found may be gone, and its error may come of that: it looks again.
-func (r *reader) load() (found bool, err error) {
+func (r *reader) load(ctx context.Context) (found bool, err error) {
 	defer r.p.topic.log.guard(&err)
 	next, epoch, lineage := r.next, r.epoch, r.lineage
 	for ; ; r.next, r.epoch, r.lineage = next, epoch, lineage { // as of what was shown
@@ -310,7 +310,8 @@ func (r *reader) load() (found bool, err error) {
 			found, err = r.find(s)
 		}
 		if r.p.shadow != nil && !found {
-			if err = r.p.atEnd(s, err); err == nil && r.p.segs.Load() != s.segs {
+			if err = r.p.atEnd(ctx, s, err); err == nil && r.p.segs.Load() != s.segs {
+				r.seg = nil // it may be none of the partition's any more
 				continue
 			}
 		}

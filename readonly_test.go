@@ -747,3 +747,37 @@ func TestReadOnlyKeepsUpWithRolls(t *testing.T) {
 	require.Equal(t, wantValues(0, n), readValues(t, q, 0))
 	require.NoError(t, w.Close())
 }
+
+// While a writer is in the midst of a truncation, or has died there, what is asked
+// for may not be there: a loop waits a while for that to end, but not once its ctx has.
+func TestReadOnlyWaitsForATruncation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mem := memfs.New()
+		w := openAt(t, mem, "/data", nil)
+		p := partOf(t, w, "topic", &TopicConfig{SegmentBytes: 2048})
+		appendValues(t, p, 0, 100)
+		p.publishNow()
+		r := readOnlyAt(t, mem, "/data")
+		q := partOf(t, r, "topic", nil)
+		require.Equal(t, wantValues(0, 100), readValues(t, q, 0))
+		r.files.closeUnused()
+		r.files.closeUnused()
+		p.mu.Lock()
+		p.beginChange(true)
+		p.mu.Unlock()
+		require.NoError(t, mem.Remove(p.segs.Load().list[0].file.Name()))
+		waiting, cancel := context.WithTimeout(ctx, 10*time.Millisecond)
+		defer cancel()
+		began := time.Now()
+		for _, err := range q.Records(waiting, 0, nil) {
+			requireAll(t, err, context.DeadlineExceeded)
+		}
+		require.Equal(t, 10*time.Millisecond, time.Since(began))
+		_, err := collect(q, 0)
+		requireAll(t, err, errUnsettled)
+		require.Greater(t, time.Since(began), time.Second)
+		p.mu.Lock()
+		p.endChange()
+		p.mu.Unlock()
+	})
+}

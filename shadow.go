@@ -611,21 +611,20 @@ func (s *shadow) isGap(next *segment, hw Offset) bool {
 
 // atEnd returns the error of a reader that has found nothing in s, because of err
 // or because it is at the end; nil if it is to look again, or to wait.
-func (p *Partition) atEnd(s snapshot, err error) error {
+func (p *Partition) atEnd(ctx context.Context, s snapshot, err error) error {
 	if err != nil {
-		return p.explain(s, err)
+		return p.explain(ctx, s, err)
 	}
 	return nil
 }
 
 // explain returns why a reader of a read-only log has met err in s, or nil if it
 // is to look again: files vanish, are cut and made anew under it.
-func (p *Partition) explain(s snapshot, err error) error {
+func (p *Partition) explain(ctx context.Context, s snapshot, err error) error {
 	var o *OffsetError
 	if errors.As(err, &o) || p.topic.log.isClosing() {
 		return err
 	}
-	ctx := context.Background()
 	for try := 1; try <= maxExplainTries; try++ {
 		_, failed := p.refresh(ctx, true)
 		if p.isGone(ctx) {

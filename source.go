@@ -270,7 +270,7 @@ func (s *source) readFrom(p *Partition, next Offset, version, most int, recs []R
 	defer func(all int) { s.took += all - left }(left)
 	for len(recs) < room && left > 0 {
 		if !s.in {
-			found, err := r.load()
+			found, err := r.load(context.Background())
 			if err != nil || !found {
 				return recs, true, p.closedOr(err)
 			}

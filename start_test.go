@@ -683,7 +683,7 @@ func TestEarliestIsWhereTheLogStarts(t *testing.T) {
 		r.start(p, p.Bounds().Start)
 		r.fromStart = from == Earliest
 		require.NoError(t, p.DeleteBefore(ctx, p.Bounds().Start+5))
-		found, err := r.load()
+		found, err := r.load(ctx)
 		if from != Earliest {
 			var o *OffsetError
 			require.ErrorAs(t, err, &o)
@@ -695,7 +695,7 @@ func TestEarliestIsWhereTheLogStarts(t *testing.T) {
 		_, err = r.each(ctx, 7, func(*reader) bool { return true })
 		require.NoError(t, err)
 		require.NoError(t, p.DeleteBefore(ctx, 9))
-		_, err = r.load()
+		_, err = r.load(ctx)
 		require.ErrorIs(t, err, ErrOffsetOutOfRange)
 	}
 }
