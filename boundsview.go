@@ -32,11 +32,12 @@ type boundsView struct {
 	name string
 	boot uint64
 
-	mu   sync.Mutex // guards what follows
-	file vfs.File   // nil while there is none
-	maps []boundsMap
-	size int64 // that maps cover, or that could not be mapped
-	head viewHead
+	mu     sync.Mutex // guards what follows
+	file   vfs.File   // nil while there is none
+	closed bool
+	maps   []boundsMap
+	size   int64 // that maps cover, or that could not be mapped
+	head   viewHead
 	// first is what was seen first, and moved that something else was seen since.
 	first viewHead
 	moved bool
@@ -83,7 +84,10 @@ func newBoundsView(fsys vfs.FS, dir string) *boundsView {
 
 // open opens the file, if there is one by now.
 func (v *boundsView) open() error {
-	if v.file != nil {
+	switch {
+	case v.closed:
+		return fs.ErrClosed
+	case v.file != nil:
 		return nil
 	}
 	file, err := v.fs.Open(v.name)
@@ -94,8 +98,11 @@ func (v *boundsView) open() error {
 	return err
 }
 
-// close closes the file. Nothing may be running or follow.
+// close closes the file. What follows is fs.ErrClosed.
 func (v *boundsView) close() error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.closed = true
 	var errs []error
 	for _, m := range v.maps {
 		errs = append(errs, m.Unmap())
@@ -213,15 +220,22 @@ func (v *boundsView) entry(key boundsKey) (e viewEntry, err error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	e.head = v.head
-	if v.file == nil {
+	switch {
+	case v.closed:
+		return e, fs.ErrClosed
+	case v.file == nil:
 		return e, nil
 	}
 	if err := v.updateIndex(); err != nil {
 		return e, err
 	}
 	if off, ok := v.index.slots[key]; ok {
-		if _, e.part, err = v.readSlots(off); err != nil {
+		of, part, err := v.readSlots(off)
+		if err != nil {
 			return e, err
+		}
+		if of == key { // else it has become another partition's since
+			e.part = part
 		}
 	}
 	owner := boundsOwner(v.index.incarnation, key.topic, key.partition)

@@ -781,3 +781,22 @@ func TestReadOnlyWaitsForATruncation(t *testing.T) {
 		p.mu.Unlock()
 	})
 }
+
+// The directory of a deleted topic's name may be another topic's before a reader has
+// heard of that: what it has shown stays as it is.
+func TestReadOnlyListsNoOtherTopic(t *testing.T) {
+	mem := memfs.New()
+	w := openAt(t, mem, "/data", nil)
+	p := partOf(t, w, "topic", &TopicConfig{SegmentBytes: 2048})
+	appendValues(t, p, 0, 100)
+	p.publishNow()
+	q := partOf(t, readOnlyAt(t, mem, "/data"), "topic", nil)
+	require.Equal(t, wantValues(0, 100), readValues(t, q, 0))
+	before := q.Segments()
+	require.NoError(t, w.DeleteTopic(ctx, "topic"))
+	w.tasks.Wait()
+	appendValues(t, partOf(t, w, "topic", &TopicConfig{SegmentBytes: 1500}), 0, 100)
+	_, err := q.refresh(ctx, true)
+	requireAll(t, err, ErrCorrupt)
+	require.Equal(t, before, q.Segments())
+}

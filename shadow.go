@@ -274,6 +274,9 @@ func (p *Partition) list(set *shadowSet, to target) error {
 		}
 		set.list, set.sizes = append(set.list, seg), append(set.sizes, e.Size)
 	}
+	if len(set.list) > 0 && to.HighWatermark > to.Start {
+		return p.checkID() // else the directory may have been another topic's already
+	}
 	return nil
 }
 
