@@ -18,6 +18,9 @@ import (
 // first record that has a timestamp. Errors: *CorruptError, ErrReadOnly, ErrClosed,
 // and ctx's. Kafka: ListOffsets, Consumer.offsetsForTimes.
 func (p *Partition) OffsetAt(ctx context.Context, t time.Time) (Offset, error) {
+	if err := p.catchUp(ctx); err != nil {
+		return NoOffset, p.error("read", err)
+	}
 	end := Offset(p.highWatermark.Load())
 	o, err := p.offsetAt(ctx, millisFrom(t))
 	if err == nil && o == NoOffset {

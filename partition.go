@@ -140,9 +140,7 @@ func (p *Partition) Topic() *Topic { return p.topic }
 
 // Bounds returns the partition's bounds. They may have grown when it returns.
 func (p *Partition) Bounds() Bounds {
-	if p.shadow != nil {
-		_, _ = p.refresh(context.Background(), false) // reading says what is wrong
-	}
+	_ = p.catchUp(context.Background()) // reading says what is wrong
 	return p.bounds()
 }
 

@@ -800,3 +800,21 @@ func TestReadOnlyListsNoOtherTopic(t *testing.T) {
 	requireAll(t, err, ErrCorrupt)
 	require.Equal(t, before, q.Segments())
 }
+
+// What is asked of a reader that has not read anything is as of now.
+func TestReadOnlyAnswersAtOnce(t *testing.T) {
+	mem := memfs.New()
+	p := partOf(t, openAt(t, mem, "/data", nil), "topic", &TopicConfig{SegmentBytes: 2048})
+	appendValues(t, p, 0, 100)
+	p.publishNow()
+	fresh := func() *Partition { return partOf(t, readOnlyAt(t, mem, "/data"), "topic", nil) }
+	require.Equal(t, p.Bounds(), fresh().Bounds())
+	require.Equal(t, p.Segments(), fresh().Segments())
+	late, err := fresh().OffsetAt(ctx, time.Now().Add(time.Hour))
+	require.NoError(t, err)
+	require.EqualValues(t, 100, late)
+	first, err := fresh().OffsetAt(ctx, time.Time{})
+	require.NoError(t, err)
+	require.Zero(t, first)
+	require.Equal(t, wantValues(99, 100), readValues(t, fresh(), 99))
+}

@@ -1,6 +1,9 @@
 package riffle
 
-import "time"
+import (
+	"context"
+	"time"
+)
 
 // SegmentInfo describes a segment, a file of batches, as it was at one moment.
 type SegmentInfo struct {
@@ -23,6 +26,7 @@ type SegmentInfo struct {
 // retention may have deleted the first. That a partition is damaged or offline
 // changes nothing. It may read a small file for each segment.
 func (p *Partition) Segments() []SegmentInfo {
+	_ = p.catchUp(context.Background()) // reading says what is wrong
 	p.mu.Lock()
 	segs, end := p.segs.Load(), Offset(p.end.Load())
 	if segs == nil {
