@@ -818,3 +818,33 @@ func TestReadOnlyAnswersAtOnce(t *testing.T) {
 	require.Zero(t, first)
 	require.Equal(t, wantValues(99, 100), readValues(t, fresh(), 99))
 }
+
+// A writer has deleted records, and was killed; the next one is opening the log. A
+// reader that has not looked meanwhile sees what is left.
+func TestReadOnlyAfterADeletionAndAKill(t *testing.T) {
+	mem := memfs.New()
+	w, err := open(mem, "/data", nil)
+	require.NoError(t, err)
+	p := partOf(t, w, "topic", &TopicConfig{SegmentBytes: 2048})
+	appendValues(t, p, 0, 100)
+	p.publishNow()
+	r := readOnlyAt(t, mem, "/data")
+	q := partOf(t, r, "topic", nil)
+	require.Equal(t, wantValues(0, 100), readValues(t, q, 0))
+	require.NoError(t, p.DeleteBefore(ctx, 60))
+	w.tasks.Wait()
+	require.NoError(t, kill(w))
+	r.files.closeUnused()
+	r.files.closeUnused()
+	fsys := errfs.New(mem)
+	looked := false
+	fsys.Add(errfs.Rule{Kind: errfs.ReadDir, Before: func(op errfs.Op) {
+		if op.Name == q.dir && !looked {
+			looked = true
+			require.Equal(t, wantValues(60, 100), readValues(t, q, Earliest))
+		}
+	}})
+	openAt(t, fsys, "/data", nil)
+	require.True(t, looked)
+	require.Equal(t, wantValues(60, 100), readValues(t, q, Earliest))
+}

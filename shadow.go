@@ -206,9 +206,9 @@ func (s *shadow) target(e viewEntry) (to target, ok bool) {
 	to.onDisk = e.head.trust == trustDisk
 	if s.ready && !to.onDisk && hw <= s.shown.HighWatermark {
 		// The next writer is opening the log, or he has not yet shown the partition.
-		flushed := to.flushed
+		start, flushed := to.Start, to.flushed
 		to = s.shown
-		to.flushed, to.onDisk = flushed, false
+		to.Start, to.flushed, to.onDisk = max(to.Start, start), flushed, false
 	}
 	return to, !e.owned
 }
