@@ -131,6 +131,18 @@ func (m *roMachine) look() error {
 	return nil
 }
 
+// lookAnew is look, also by a reader that has seen nothing before.
+func (m *roMachine) lookAnew() error {
+	if err := m.addReader(); err != nil {
+		return err
+	}
+	err := m.look()
+	last := len(m.readers) - 1
+	err = errors.Join(err, m.readers[last].Close())
+	m.readers = m.readers[:last]
+	return err
+}
+
 // recovered says whether the next writer has shown a reader what he has found.
 func (m *roMachine) recovered(r *Log, rp *roPart) bool {
 	t, err := r.Topic(rp.topic)
@@ -148,6 +160,11 @@ func (m *roMachine) onOp(op errfs.Op) error {
 	if m.every > 0 && !m.quiet && op.N%m.every == 0 && m.broken == nil {
 		m.midst = true
 		m.broken = m.look()
+		m.midst = false
+	}
+	if op.Kind == errfs.Create && !m.quiet && m.w != nil && m.broken == nil {
+		m.midst = true
+		m.broken = m.lookAnew()
 		m.midst = false
 	}
 	return nil
@@ -655,11 +672,12 @@ func TestReadOnlyMachine(t *testing.T) {
 			"stop": step(m.stop), "fail": step(m.failFlush),
 			"interleave": step(m.interleave), "delete": step(m.deleteBefore),
 			"delete topic": step(m.deleteTopic), "grow": step(m.grow),
-			"see":    step(func(*rapid.T) error { return m.seen() }),
-			"look":   step(func(*rapid.T) error { return m.look() }),
-			"read":   step(func(*rapid.T) error { return m.addReader() }),
-			"forget": step(func(*rapid.T) error { return m.closeReaders() }),
-			"flush":  step(func(*rapid.T) error { return m.w.bounds.sync(siteBoundsFlush) }),
+			"see":     step(func(*rapid.T) error { return m.seen() }),
+			"look":    step(func(*rapid.T) error { return m.look() }),
+			"read":    step(func(*rapid.T) error { return m.addReader() }),
+			"forget":  step(func(*rapid.T) error { return m.closeReaders() }),
+			"publish": step(func(*rapid.T) error { m.w.publish(); return nil }),
+			"flush":   step(func(*rapid.T) error { return m.w.bounds.sync(siteBoundsFlush) }),
 		})
 		require.NoError(t, m.closeReaders())
 		_ = kill(m.w)
