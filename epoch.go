@@ -101,7 +101,8 @@ func (c *epochCache) endOffsetFor(requested int32, logEnd Offset) (epoch int32, 
 // does not. What has the same epoch and offset is of one leader, and the same. Of
 // what is below start, which is at most seen, the log does not tell any more.
 func parting(then []epochEntry, epoch int32, seen, start Offset, now []epochEntry) Offset {
-	for _, e := range slices.Backward(then) {
+	// The log may have been without its file: the batch has an epoch all the same.
+	for _, e := range slices.Backward(append(slices.Clone(then), epochEntry{epoch, seen})) {
 		if e.epoch > epoch {
 			continue
 		}

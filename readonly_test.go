@@ -848,3 +848,40 @@ func TestReadOnlyAfterADeletionAndAKill(t *testing.T) {
 	require.True(t, looked)
 	require.Equal(t, wantValues(60, 100), readValues(t, q, Earliest))
 }
+
+// A reader that could not read leader-epoch-checkpoint for once goes on when the next
+// writer has begun an epoch behind the one that it did not hear of.
+func TestReadOnlyMissesAnEpoch(t *testing.T) {
+	mem := memfs.New()
+	fsys := errfs.New(mem)
+	var q *Partition
+	var next func() (Record, error, bool)
+	for life := range 3 {
+		w, err := open(mem, "/data", nil)
+		require.NoError(t, err)
+		p := partOf(t, w, "topic", nil)
+		remove := func() {}
+		if life == 1 {
+			remove = fsys.Add(errfs.Rule{Kind: errfs.Open, Decide: func(op errfs.Op) error {
+				if filepath.Base(op.Name) == epochCheckpointName {
+					return vfs.ErrNoFiles
+				}
+				return nil
+			}})
+		}
+		appendValues(t, p, 10*life, 10*life+10)
+		if q == nil {
+			q = partOf(t, openAt(t, fsys, "/data", &Options{ReadOnly: true}), "topic", nil)
+			n, stop := iter.Pull2(q.Follow(ctx, 0, nil))
+			defer stop()
+			next = n
+		}
+		for i := range 10 {
+			rec, err, _ := next()
+			require.NoError(t, err)
+			require.EqualValues(t, 10*life+i, rec.Offset)
+		}
+		remove()
+		require.NoError(t, kill(w))
+	}
+}
