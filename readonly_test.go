@@ -694,6 +694,45 @@ func TestReadOnlyBeginsWhereTheIndexEnds(t *testing.T) {
 	})
 }
 
+// The same behind a gap that a power cut has left: the batch that the index knows is
+// the first one behind it.
+func TestReadOnlyBeginsBeforeAGap(t *testing.T) {
+	disk := memfs.New()
+	tune := tuning{ceilingStep: 50, boundsDelay: Forever, reserveBytes: 4096, sealAtOnce: true}
+	cfg := &TopicConfig{Flush: FlushAsync, FlushInterval: Forever, SegmentBytes: 4 * indexInterval}
+	w, err := openTuned(disk, "/data", nil, tune)
+	require.NoError(t, err)
+	large := Record{Value: make([]byte, indexInterval)}
+	_, err = partOf(t, w, "topic", cfg).Append(ctx, large)
+	require.NoError(t, err)
+	require.NoError(t, w.Sync(ctx))
+	disk = disk.CrashClone(1)
+	require.NoError(t, kill(w))
+	fsys := errfs.New(disk)
+	w, err = openTuned(fsys, "/data", nil, tune)
+	require.NoError(t, err)
+	p := partOf(t, w, "topic", cfg)
+	require.EqualValues(t, 50, p.Bounds().End)
+	for range 2 {
+		_, err = p.Append(ctx, large)
+		require.NoError(t, err)
+	}
+	looked := false
+	defer fsys.Add(errfs.Rule{Kind: errfs.Create, Before: func(op errfs.Op) {
+		if filepath.Ext(op.Name) == logSuffix {
+			looked = true
+			q := partOf(t, readOnlyAt(t, disk, "/data"), "topic", nil)
+			require.Len(t, readValues(t, q, 0), 1)
+		}
+	}})()
+	_, err = p.Append(ctx, large) // rolls
+	require.NoError(t, err)
+	require.True(t, looked)
+	w.publish()
+	require.Len(t, readValues(t, partOf(t, readOnlyAt(t, disk, "/data"), "topic", nil), 0), 4)
+	require.NoError(t, w.Close())
+}
+
 // A writer that closes cuts the space that it has set aside behind the end, also
 // while a reader that has seen the file longer walks over it.
 func TestReadOnlyWalksOverWhatIsCut(t *testing.T) {

@@ -364,14 +364,13 @@ func (p *Partition) beginWalk(set *shadowSet, seg *segment, w walk, o Offset) er
 	}
 	var win window
 	win.reset(seg.file, size)
-	s := &scan{seg: seg, point: o, end: w.end, epoch: w.epoch}
+	// Before o, not at it: the index may know a batch there that is not shown yet, and
+	// behind which batch it stands only walking tells.
+	s := &scan{seg: seg, point: o - 1, end: w.end, epoch: w.epoch}
 	if err := p.resume(s, &win); err != nil {
 		return err
 	}
 	set.walk.end, set.walk.epoch = s.end, s.epoch
-	// The index may know the place of a batch that is not shown yet, and then there
-	// is nothing to walk over.
-	seg.committed.Store(max(seg.committed.Load(), seg.size))
 	return nil
 }
 
