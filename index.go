@@ -36,13 +36,14 @@ const (
 
 // segmentIndex is what is known of where things are in a segment.
 type segmentIndex struct {
-	offset *offsetIndex
-	time   *timeIndex // nil if there was a file that nothing confirms
+	offset  *offsetIndex
+	time    *timeIndex // nil if there was a file that nothing confirms
+	damaged bool       // they end where the segment's batches are damaged
 }
 
 // newSegmentIndex returns the indexes of an empty segment.
 func newSegmentIndex(base Offset) *segmentIndex {
-	return &segmentIndex{newOffsetIndex(base, maxIndexBytes), newTimeIndex(base, maxIndexBytes)}
+	return &segmentIndex{offset: newOffsetIndex(base, maxIndexBytes), time: newTimeIndex(base, maxIndexBytes)}
 }
 
 // add takes note of a batch at byte pos, whose last offset is last, and of the
@@ -129,7 +130,7 @@ func (p *Partition) loadSealedIndex(s *seal) (*segmentIndex, error) {
 		return nil, err
 	}
 	t, err := loadTimeIndex(times, s.base, maxIndexBytes)
-	return &segmentIndex{x, t}, err
+	return &segmentIndex{offset: x, time: t}, err
 }
 
 // loadClosed reads the indexes of what was the last segment when they were
@@ -161,6 +162,7 @@ func (p *Partition) rebuildIndex(seg *segment) (*segmentIndex, error) {
 		// Closing the log waits for this goroutine: nothing is written later.
 		p.topic.log.inBackground(func() { p.saveIndex(seg, x, s) })
 	}
+	x.damaged = err != nil
 	seg.index.Store(x)
 	return x, nil
 }

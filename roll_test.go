@@ -59,7 +59,7 @@ func TestShouldRoll(t *testing.T) {
 		"last offset out of range":        {size: 1, first: 0, add: b(100, 0, 3), next: 100 + math.MaxInt32 - 1, now: opened, wantRoll: true},
 	} {
 		seg := &segment{base: 100, size: c.size, firstTimestamp: c.first, made: opened}
-		x := &segmentIndex{newOffsetIndex(100, 16), newTimeIndex(100, 36)}
+		x := &segmentIndex{offset: newOffsetIndex(100, 16), time: newTimeIndex(100, 36)}
 		require.True(t, x.add(101, 1, 1, 101))
 		if c.full {
 			require.NoError(t, x.offset.add(102, 2))

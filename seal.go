@@ -201,7 +201,7 @@ func (p *Partition) sealOf(seg *segment) (*seal, error) {
 	seg.loading.Lock()
 	defer seg.loading.Unlock()
 	s := p.loadSeal(seg)
-	if x := seg.index.Load(); s == nil && (x == nil || x.time == nil) {
+	if x := seg.index.Load(); s == nil && (x == nil || !x.damaged) {
 		if _, err := p.rebuildIndex(seg); err != nil {
 			return nil, err
 		}

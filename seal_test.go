@@ -9,6 +9,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -229,6 +230,42 @@ func TestMissingSealIsMadeWhenNeeded(t *testing.T) {
 			require.Equal(t, before, sideFiles(t, disk))
 		}
 	})
+}
+
+// TestSegmentThatCouldNotBeSealedIsNotDamaged: its seal could not be written when it was
+// full, nor could its batches be read after that. When that has passed, what it holds is
+// known, and retention deletes it.
+func TestSegmentThatCouldNotBeSealedIsNotDamaged(t *testing.T) {
+	fsys := errfs.New(memfs.New())
+	tune := defaultTuning
+	tune.sealAtOnce, tune.retentionInterval = true, 0
+	l, err := openTuned(fsys, "/data", nil, tune)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, l.Close()) }()
+	p := partOf(t, l, "topic", &TopicConfig{SegmentBytes: 4096, RetentionBytes: 1})
+	full := Record{Value: make([]byte, 4000)}
+	_, err = p.Append(ctx, full)
+	require.NoError(t, err)
+	seal := p.path(segmentFileName(0, sealSuffix))
+	var heals []func()
+	for _, rule := range []errfs.Rule{
+		{Kind: errfs.Create, Name: seal, Err: vfs.ErrNoSpace},
+		{Kind: errfs.Write, Name: seal, Err: vfs.ErrNoSpace},
+		{Kind: errfs.Read, Name: p.path(logFileName(0)), Err: os.ErrDeadlineExceeded},
+	} {
+		heals = append(heals, fsys.Add(rule))
+	}
+	_, err = p.Append(ctx, full)
+	require.NoError(t, err)
+	for _, heal := range heals {
+		heal()
+	}
+	require.Nil(t, p.segs.Load().list[0].seal.Load())
+	s, err := p.sealOf(p.segs.Load().list[0])
+	require.NoError(t, err)
+	require.NotNil(t, s)
+	l.checkRetention(time.Now())
+	require.Equal(t, Offset(1), p.Bounds().Start)
 }
 
 // TestSideFileIsBelievedOnlyAsSealed flips bits in, empties and removes each
