@@ -190,11 +190,8 @@ func (c *Coordinator) Loaded(now time.Time) Result {
 				c.touch(s, m)
 			}
 		}
-		switch {
-		case gone && len(g.members) == 0:
-			c.nextGeneration(s, g)
-		case gone, len(g.members) > c.cfg.MaxSize:
-			c.rebalance(s, g)
+		if gone || len(g.members) > c.cfg.MaxSize {
+			c.rebalance(s, g) // without members, that ends at once
 		}
 	}
 	c.loaded = true

@@ -7,7 +7,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -17,7 +16,7 @@ import (
 // rig is a coordinator with its log and clock, as the one who embeds it has
 // them. Time moves when a test says so.
 type rig struct {
-	t       testing.TB
+	t       tester
 	cfg     Config
 	c       *Coordinator
 	now     time.Time
@@ -31,8 +30,14 @@ type rig struct {
 
 var epoch = time.UnixMilli(1_700_000_000_000)
 
+// tester is a test, or a run of a property.
+type tester interface {
+	require.TestingT
+	Helper()
+}
+
 // newRig returns one without an initial delay.
-func newRig(t testing.TB, change ...func(*Config)) *rig {
+func newRig(t tester, change ...func(*Config)) *rig {
 	r := &rig{t: t, now: epoch, answers: map[uint64]kmsg.Response{}}
 	r.cfg = DefaultConfig()
 	r.cfg.InitialDelay = 0
