@@ -85,6 +85,16 @@ type Result struct {
 	Soft    bool     // more has changed than Records say
 }
 
+const (
+	// maxString is what fits into a string of Kafka's records.
+	maxString = math.MaxInt16
+	// maxName is the length of a topic's name and of an instance id.
+	maxName = 249
+)
+
+// validName reports whether a group can have members under that name.
+func validName(name string) bool { return name != "" && len(name) <= maxString }
+
 // Coordinator holds the groups of one partition of the offsets topic. It is not
 // safe for concurrent use.
 //
@@ -108,7 +118,8 @@ func New(cfg Config) *Coordinator {
 // step gathers the result of one call of the coordinator.
 type step struct {
 	Result
-	now time.Time
+	now   time.Time
+	woken map[string]bool // those in Wake
 }
 
 func (c *Coordinator) begin(now time.Time) *step {
@@ -134,9 +145,14 @@ func (s *step) answer(id uint64, r kmsg.Response) {
 }
 
 func (s *step) wake(m *member) {
-	if m.local && !slices.Contains(s.Wake, m.id) {
-		s.Wake = append(s.Wake, m.id)
+	if !m.local || s.woken[m.id] {
+		return
 	}
+	if s.woken == nil {
+		s.woken = map[string]bool{}
+	}
+	s.woken[m.id] = true
+	s.Wake = append(s.Wake, m.id)
 }
 
 // Handle takes one request. Its answer comes with this result or with a later
@@ -212,7 +228,7 @@ func (c *Coordinator) DeleteTopic(topic string) Result {
 
 // Detach says that the process of a local member closed it, or that it stopped
 // polling, and that it did not leave, as static members do not: its session
-// begins. It ends when the member joins, syncs, commits or sends a heartbeat.
+// begins. That ends when the member joins, syncs, commits or sends a heartbeat.
 func (c *Coordinator) Detach(group, member string, now time.Time) Result {
 	s := c.begin(now)
 	if g := c.groups[group]; g != nil && g.byID[member] != nil {
@@ -224,7 +240,9 @@ func (c *Coordinator) Detach(group, member string, now time.Time) Result {
 }
 
 // Drop returns answers with that error to all who wait, and forgets everything.
-// A dropped coordinator can be loaded again from the records.
+// Answers of earlier results that were not given yet are the caller's to fail.
+// A dropped coordinator can be loaded again from the records; local members
+// that live on have to be woken then, since it does not know them.
 func (c *Coordinator) Drop(code int16) []Answer {
 	s := &step{}
 	for _, name := range c.Groups() {

@@ -1,7 +1,6 @@
 package group
 
 import (
-	"math"
 	"slices"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -31,9 +30,13 @@ func (c *Coordinator) join(s *step, call Call, r *kmsg.JoinGroupRequest) {
 		}
 		g = c.group(r.Group)
 	}
+	m := g.byID[r.MemberID]
+	if r.MemberID == "" && r.InstanceID != nil {
+		m = g.static[*r.InstanceID]
+	}
 	switch {
-	case !g.admits(r.MemberID, c.cfg.MaxSize):
-		if m := g.byID[r.MemberID]; m != nil {
+	case !g.admits(m, c.cfg.MaxSize):
+		if m != nil {
 			c.remove(s, m)
 		}
 		s.refuseJoin(j, "", codeGroupMaxSizeReached)
@@ -69,10 +72,9 @@ func (c *Coordinator) checkJoin(call Call, r *kmsg.JoinGroupRequest) int16 {
 	return 0
 }
 
-// admits reports whether the group has room for the one with that id, which is
-// empty for a new one. While members join, the first to come stay.
-func (g *group) admits(id string, size int) bool {
-	m := g.byID[id]
+// admits reports whether the group has room for the member who joins, nil for a
+// new one. While members join, the first to come stay.
+func (g *group) admits(m *member, size int) bool {
 	switch g.state {
 	case empty:
 		return true
@@ -359,13 +361,3 @@ func (s *step) refuseJoin(j joinCall, id string, code int16) {
 	j.resp.ErrorCode, j.resp.MemberID = code, id
 	s.answer(j.id, j.resp)
 }
-
-// validName reports whether a group can have members under that name.
-func validName(name string) bool { return name != "" && len(name) <= maxString }
-
-const (
-	// maxString is what fits into a string of Kafka's records.
-	maxString = math.MaxInt16
-	// maxName is the length of a topic's name and of an instance id.
-	maxName = 249
-)

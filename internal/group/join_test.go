@@ -387,6 +387,20 @@ func TestMaxSize(t *testing.T) {
 	require.Equal(t, codeUnknownMemberID, b.heartbeat())
 }
 
+// A static member may come back to a full group.
+func TestMaxSizeCountsStaticMembersOnce(t *testing.T) {
+	r := newRig(t, func(c *Config) { c.MaxSize = 2 })
+	a, b := r.member(), r.member(isStatic("b"))
+	r.settle(a, b)
+	b.again().join().joined()
+	require.Equal(t, codeGroupMaxSizeReached, r.member(isStatic("c")).join().joinCode())
+
+	a.join()
+	require.True(t, r.waits(r.member().join().joinID))
+	require.Equal(t, codeGroupMaxSizeReached, b.again().join().joinCode(), "it came too late")
+	require.Equal(t, int32(3), a.joined().generation)
+}
+
 // A group that is too large when it is loaded has to join again.
 func TestMaxSizeWhenLoaded(t *testing.T) {
 	r := newRig(t)

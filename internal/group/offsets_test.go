@@ -355,7 +355,7 @@ func TestDeleteGroups(t *testing.T) {
 }
 
 // Deleting a topic removes its offsets in all groups.
-func TestDeleteTopic(t *testing.T) {
+func TestDeletedTopicTakesItsOffsets(t *testing.T) {
 	r := newRig(t)
 	a := r.member()
 	r.settle(a)
