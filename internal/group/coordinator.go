@@ -28,6 +28,9 @@ type Config struct {
 	OffsetRetention  time.Duration // Kafka: offsets.retention.minutes
 	MaxMetadataBytes int           // of one committed offset. Kafka: offset.metadata.max.bytes
 	MaxRecordBytes   int           // key and value of the record of a group: a larger one could not be appended
+	// Known says whether there is such a partition, of a topic of that id unless it is
+	// zero: for others nothing is committed. Nil: there are all.
+	Known func(topic string, id [16]byte, partition int32) bool
 	// NewMemberID returns a member id that was never used, beginning with prefix:
 	// the client's id, or the instance id of a static member.
 	NewMemberID func(prefix string) string

@@ -65,7 +65,7 @@ func (c *Coordinator) commit(s *step, call Call, r *kmsg.OffsetCommitRequest) {
 	for i, t := range r.Topics {
 		for j, p := range t.Partitions {
 			o := c.committed(r, &p, s.now)
-			if code := c.checkOffset(r, t.Topic, p.Partition, o); code != 0 {
+			if code := c.checkOffset(r, &t, p.Partition, o); code != 0 {
 				resp.Topics[i].Partitions[j].ErrorCode = code
 				continue
 			}
@@ -119,11 +119,13 @@ func (c *Coordinator) committed(r *kmsg.OffsetCommitRequest, p *kmsg.OffsetCommi
 	return o
 }
 
-func (c *Coordinator) checkOffset(r *kmsg.OffsetCommitRequest, topic string, partition int32, o *offset) int16 {
+func (c *Coordinator) checkOffset(r *kmsg.OffsetCommitRequest, t *kmsg.OffsetCommitRequestTopic, partition int32, o *offset) int16 {
 	switch {
-	case topic == "" && r.Version >= 10:
+	case t.Topic == "" && r.Version >= 10:
 		return codeUnknownTopicID
-	case topic == "" || len(topic) > maxName || partition < 0:
+	case t.Topic == "" || len(t.Topic) > maxName || partition < 0:
+		return codeUnknownTopicOrPartition
+	case c.cfg.Known != nil && !c.cfg.Known(t.Topic, t.TopicID, partition):
 		return codeUnknownTopicOrPartition
 	case len(o.metadata) > min(c.cfg.MaxMetadataBytes, maxString):
 		return codeOffsetMetadataTooLarge

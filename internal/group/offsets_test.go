@@ -393,3 +393,24 @@ func TestReplay(t *testing.T) {
 	require.Equal(t, int64(2), r.fetch("g", "u", 0))
 	require.Zero(t, a.heartbeat())
 }
+
+// What there is not, or is of another id by now, is committed for nobody.
+func TestCommitOfUnknownPartitions(t *testing.T) {
+	id := [16]byte{1}
+	r := newRig(t, func(cfg *Config) {
+		cfg.Known = func(topic string, of [16]byte, partition int32) bool {
+			return topic == "t" && partition < 2 && (of == [16]byte{} || of == id)
+		}
+	})
+	require.Zero(t, r.commit(false, commitRequest("g", 9, "t", 1, 5)))
+	require.Equal(t, codeUnknownTopicOrPartition, r.commit(false, commitRequest("g", 9, "t", 2, 5)))
+	require.Equal(t, codeUnknownTopicOrPartition, r.commit(false, commitRequest("g", 9, "other", 0, 5)))
+	byID := commitRequest("g", 10, "t", 1, 6)
+	byID.Topics[0].TopicID = id
+	require.Zero(t, r.commit(false, byID))
+	byID = commitRequest("g", 10, "t", 1, 7)
+	byID.Topics[0].TopicID = [16]byte{2}
+	require.Equal(t, codeUnknownTopicOrPartition, r.commit(false, byID))
+	require.Equal(t, int64(6), r.fetch("g", "t", 1))
+	require.Equal(t, int64(-1), r.fetch("g", "t", 2))
+}
