@@ -119,7 +119,7 @@ func (c *Consumer) Committed(ctx context.Context, parts ...TopicPartition) (map[
 }
 
 func (c *Consumer) committed(ctx context.Context, parts []TopicPartition) (map[TopicPartition]Position, error) {
-	return c.log.fetchOffsets(ctx, c.opts.Group, parts)
+	return c.log.committed(ctx, c.opts.Group, parts)
 }
 
 // positions returns what there is to commit: behind what was handed out, or else what was
@@ -172,7 +172,7 @@ func (c *Consumer) commit(ctx context.Context, polling bool, what func() map[Top
 			return nil
 		}
 		fillCommit(req, at)
-		err := c.log.commitOffsets(ctx, c.member.caller(), req)
+		err := c.log.commitAs(ctx, c.member.caller(), req)
 		switch {
 		case err == nil:
 			c.noteCommitted(at)

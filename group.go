@@ -83,25 +83,21 @@ func (l *Log) Groups() iter.Seq[*Group] {
 }
 
 func (l *Log) groupNames() ([]string, error) {
-	all, err := l.coordinators(false)
+	req := kmsg.NewPtrListGroupsRequest()
+	req.Version = 5
+	answer, err := l.groupRequest(context.Background(), groupCaller{}, req)
 	if err != nil {
-		if errors.Is(err, errNoGroups) {
-			err = nil
-		}
 		return nil, err
 	}
-	var names []string
-	for _, co := range all {
-		if co.part.bounds().End == 0 && !co.isLoaded() {
-			continue
-		}
-		err = errors.Join(err, co.run(func(state *group.Coordinator, _ time.Time) group.Result {
-			names = append(names, state.Groups()...)
-			return group.Result{}
-		}))
+	resp, ok := answer.(*kmsg.ListGroupsResponse)
+	if !ok {
+		return nil, errUnexpected(answer)
 	}
-	slices.Sort(names)
-	return names, err
+	var names []string
+	for _, g := range resp.Groups {
+		names = append(names, g.Group)
+	}
+	return names, groupError(resp.ErrorCode)
 }
 
 // Name is the group's name.
@@ -120,7 +116,7 @@ func (g *Group) Describe(ctx context.Context) (GroupDescription, error) {
 func (g *Group) describe(ctx context.Context) (GroupDescription, error) {
 	req := kmsg.NewPtrDescribeGroupsRequest()
 	req.Version, req.Groups = 6, []string{g.name}
-	answer, err := g.log.askGroup(ctx, g.name, groupCaller{}, req)
+	answer, err := g.log.groupRequest(ctx, groupCaller{}, req)
 	if err != nil {
 		return GroupDescription{}, err
 	}
@@ -182,7 +178,7 @@ func (g *Group) progress(ctx context.Context) ([]Progress, error) {
 // committed returns all that the group has committed: ErrGroupNotFound if there is no such
 // group.
 func (g *Group) committed(ctx context.Context) (map[TopicPartition]Position, error) {
-	at, err := g.log.fetchOffsets(ctx, g.name, nil)
+	at, err := g.log.committed(ctx, g.name, nil)
 	if err == nil && len(at) == 0 {
 		_, err = g.describe(ctx)
 	}
@@ -252,7 +248,7 @@ func (g *Group) reset(ctx context.Context, at map[TopicPartition]Position) error
 	req := kmsg.NewPtrOffsetCommitRequest()
 	req.Version, req.Group, req.Generation = 9, g.name, -1
 	fillCommit(req, at)
-	err := g.log.commitOffsets(ctx, groupCaller{}, req)
+	err := g.log.commitAs(ctx, groupCaller{}, req)
 	if errors.Is(err, ErrUnknownMember) {
 		err = ErrGroupNotEmpty // only members may commit then
 	}
@@ -282,7 +278,7 @@ func (g *Group) DeleteOffsets(ctx context.Context, parts ...TopicPartition) erro
 		p.Partition = int32(tp.Partition)
 		req.Topics[n-1].Partitions = append(req.Topics[n-1].Partitions, p)
 	}
-	answer, err := g.log.askGroup(ctx, g.name, groupCaller{}, req)
+	answer, err := g.log.groupRequest(ctx, groupCaller{}, req)
 	if err != nil {
 		return g.error("delete offsets", err)
 	}
@@ -310,7 +306,7 @@ func (g *Group) DeleteOffsets(ctx context.Context, parts ...TopicPartition) erro
 func (g *Group) Delete(ctx context.Context) error {
 	req := kmsg.NewPtrDeleteGroupsRequest()
 	req.Version, req.Groups = 2, []string{g.name}
-	answer, err := g.log.askGroup(ctx, g.name, groupCaller{}, req)
+	answer, err := g.log.groupRequest(ctx, groupCaller{}, req)
 	if err != nil {
 		return g.error("delete", err)
 	}

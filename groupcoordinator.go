@@ -2,30 +2,24 @@ package riffle
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"sync"
 	"time"
-	"unicode/utf16"
 
 	"github.com/rifflelog/riffle/internal/group"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 const (
-	// offsetsTopic holds what groups have committed, and who their members are.
-	offsetsTopic = "__consumer_offsets"
-	// offsetsPartitions is how many partitions it has. It can never change: a group's name
-	// says which of them it is in. Kafka: offsets.topic.num.partitions, 50 there.
-	offsetsPartitions = 16
 	// localHost is the host of members in this process. Those of other processes have an
 	// address.
 	localHost = "in-process"
-	// expireInterval is how often offsets are looked for that have expired. Kafka:
-	// offsets.retention.check.interval.ms.
-	expireInterval = 10 * time.Minute
+	// maxGroupBatch bounds what is appended at once; more is appended in several batches.
+	maxGroupBatch = maxOffsetsBatch / 2
+	// reloadPause is how long a state that could not be loaded is not loaded again for
+	// members, who ask again and again. What users ask for is tried at once.
+	reloadPause = 200 * time.Millisecond
 )
 
 // groupCaller is who sends a request: a member of this process, or somebody else.
@@ -33,18 +27,19 @@ type groupCaller struct {
 	member   *membership // nil: not of this process
 	clientID string
 	host     string
+	node     nodeAddress // where it reached us
+}
+
+// nodeAddress is where a node is reached.
+type nodeAddress struct {
+	id   int32
+	host string
+	port int32
 }
 
 // groupReply gets the answer to a request, once, on any goroutine, with no lock held. An
 // error says that the coordinator could not do its work.
 type groupReply func(kmsg.Response, error)
-
-// coordinators are the groups of a log: a coordinator for each partition of offsetsTopic.
-type coordinators struct {
-	mu     sync.Mutex // guards what follows; nothing is locked under it
-	list   []*coordinator
-	expiry *time.Timer
-}
 
 // coordinator is the shell around the groups in one partition. Kafka: GroupCoordinator. The
 // state decides; what it decides is appended, then applied, and the answer given when it is
@@ -63,6 +58,10 @@ type coordinator struct {
 	last  uint64                 // call
 	local map[string]*membership // by member id
 	timer *time.Timer
+	// loadErr is why the state could not be loaded, loadNext when members may have it tried
+	// again.
+	loadErr  error
+	loadNext time.Time
 
 	// mu guards what follows. Nothing is locked under it.
 	mu        sync.Mutex
@@ -76,148 +75,17 @@ type settlement struct {
 	answers []func(error)
 }
 
-// callGroup sends a request to the coordinator of a group.
-func (l *Log) callGroup(name string, from groupCaller, req kmsg.Request, reply groupReply) {
-	co, err := l.coordinatorOf(name, creates(req))
-	if errors.Is(err, errNoGroups) {
-		co, err = &coordinator{log: l, turn: make(chan struct{}, 1), state: group.New(l.groupConfig())}, nil
-		co.init()
+func (l *Log) newCoordinator(p *Partition) *coordinator {
+	return &coordinator{
+		log: l, part: p, turn: make(chan struct{}, 1),
+		calls: make(map[uint64]groupReply), from: make(map[uint64]*membership), local: make(map[string]*membership),
 	}
-	if err != nil {
-		reply(nil, err)
-		return
-	}
-	co.handle(from, req, reply)
-}
-
-// askGroup is callGroup that waits. If ctx ends, what was asked for may come to be: ErrInDoubt,
-// unless it changes nothing.
-func (l *Log) askGroup(ctx context.Context, name string, from groupCaller, req kmsg.Request) (kmsg.Response, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	type result struct {
-		resp kmsg.Response
-		err  error
-	}
-	done := make(chan result, 1)
-	l.callGroup(name, from, req, func(resp kmsg.Response, err error) { done <- result{resp, err} })
-	select {
-	case r := <-done:
-		return r.resp, r.err
-	case <-l.broken:
-		return nil, inDoubt(l.closedError())
-	case <-ctx.Done():
-	}
-	select {
-	case r := <-done:
-		return r.resp, r.err
-	default:
-	}
-	if _, reads := req.(*kmsg.OffsetFetchRequest); reads {
-		return nil, ctx.Err()
-	}
-	return nil, inDoubt(ctx.Err())
-}
-
-// creates says whether a request makes offsetsTopic, if there is none.
-func creates(req kmsg.Request) bool {
-	switch req.(type) {
-	case *kmsg.JoinGroupRequest, *kmsg.OffsetCommitRequest:
-		return true
-	}
-	return false
-}
-
-// coordinatorOf returns the coordinator of a group: errNoGroups if there is no offsetsTopic,
-// and it is not to be made.
-func (l *Log) coordinatorOf(name string, create bool) (*coordinator, error) {
-	all, err := l.coordinators(create)
-	if err != nil {
-		return nil, err
-	}
-	return all[groupPartition(name, len(all))], nil
-}
-
-// groupPartition is the partition of a group among n. Kafka: Utils.abs of Java's hash of its
-// name.
-func groupPartition(name string, n int) int {
-	var hash uint32
-	for _, unit := range utf16.Encode([]rune(name)) {
-		hash = 31*hash + uint32(unit)
-	}
-	return int(hash&0x7fffffff) % n
-}
-
-// coordinators returns the coordinators by partition.
-func (l *Log) coordinators(create bool) ([]*coordinator, error) {
-	if l.isClosing() {
-		return nil, l.closedError()
-	}
-	l.groups.mu.Lock()
-	all := l.groups.list
-	l.groups.mu.Unlock()
-	if all != nil {
-		return all, nil
-	}
-	t, err := l.offsetsTopic(create)
-	if err != nil {
-		return nil, err
-	}
-	l.groups.mu.Lock()
-	defer l.groups.mu.Unlock()
-	if l.groups.list == nil {
-		for _, p := range t.all() {
-			co := &coordinator{log: l, part: p, turn: make(chan struct{}, 1)}
-			co.init()
-			l.groups.list = append(l.groups.list, co)
-		}
-		l.groups.expiry = l.after(expireInterval, l.expireOffsets)
-	}
-	return l.groups.list, nil
-}
-
-// offsetsTopic returns the topic of committed offsets.
-func (l *Log) offsetsTopic(create bool) (*Topic, error) {
-	t, err := l.Topic(offsetsTopic)
-	if !errors.Is(err, ErrTopicNotFound) {
-		return t, err
-	}
-	if !create {
-		return nil, errNoGroups
-	}
-	t, err = l.makeTopic(context.Background(), offsetsTopic, TopicConfig{
-		Partitions: offsetsPartitions, Cleanup: CleanupCompact, Flush: FlushBeforeAck,
-		SegmentBytes: 100 << 20, MaxMessageBytes: 16 << 20, // one group's members are one record
-		Retention: Forever, Compression: CompressionProducer, TimestampType: CreateTime,
-	})
-	if errors.Is(err, ErrTopicExists) {
-		t, err = l.Topic(offsetsTopic)
-	}
-	return t, err
-}
-
-func (l *Log) groupConfig() group.Config {
-	cfg := group.DefaultConfig()
-	cfg.InitialDelay = l.opts.GroupInitialDelay
-	cfg.NewMemberID = func(clientID string) string {
-		var id [16]byte
-		_, _ = rand.Read(id[:]) // never fails
-		return clientID + "-" + hex.EncodeToString(id[:])
-	}
-	return cfg
-}
-
-func (co *coordinator) init() {
-	co.calls, co.from, co.local = make(map[uint64]groupReply), make(map[uint64]*membership), make(map[string]*membership)
 }
 
 // handle has the state decide a request.
 func (co *coordinator) handle(from groupCaller, req kmsg.Request, reply groupReply) {
 	co.turn <- struct{}{}
-	co.last++
-	id := co.last
-	co.calls[id] = reply
+	id := co.newCall(reply)
 	switch r := req.(type) {
 	case *kmsg.JoinGroupRequest:
 		if from.member != nil {
@@ -228,14 +96,61 @@ func (co *coordinator) handle(from groupCaller, req kmsg.Request, reply groupRep
 			delete(co.local, m.MemberID)
 		}
 	}
+	if co.loadErr != nil && comesAgain(req) && time.Now().Before(co.loadNext) {
+		after := co.answer(id, nil, co.loadErr)
+		<-co.turn
+		callAll(after)
+		return
+	}
 	co.step(func(state *group.Coordinator, now time.Time) group.Result {
-		if commit, ok := req.(*kmsg.OffsetCommitRequest); ok {
-			co.log.refuseGone(commit)
-		}
 		return state.Handle(group.Call{
 			ID: id, Local: from.member != nil, ClientID: from.clientID, Host: from.host, Request: req,
 		}, now)
 	}, id)
+}
+
+// newCall takes note of who is to be answered. The caller has the turn.
+func (co *coordinator) newCall(reply groupReply) (id uint64) {
+	co.last++
+	co.calls[co.last] = reply
+	return co.last
+}
+
+// comesAgain says whether a request is one that members repeat until it succeeds.
+func comesAgain(req kmsg.Request) bool {
+	switch req.(type) {
+	case *kmsg.JoinGroupRequest, *kmsg.SyncGroupRequest, *kmsg.HeartbeatRequest:
+		return true
+	}
+	return false
+}
+
+func callAll(list []func()) {
+	for _, f := range list {
+		f()
+	}
+}
+
+// run makes a step that nobody has asked for, and returns when it is committed.
+func (co *coordinator) run(decide func(*group.Coordinator, time.Time) group.Result) error {
+	co.turn <- struct{}{}
+	if co.state == nil && co.part.bounds().End == 0 {
+		<-co.turn
+		return nil // it has never been used
+	}
+	done := make(chan error, 1)
+	id := co.newCall(func(_ kmsg.Response, err error) { done <- err })
+	co.step(func(state *group.Coordinator, now time.Time) group.Result {
+		res := decide(state, now)
+		res.Answers = append(res.Answers, group.Answer{ID: id})
+		return res
+	}, id)
+	select {
+	case err := <-done:
+		return err
+	case <-co.log.broken:
+		return co.log.closedError()
+	}
 }
 
 // step makes one step of the state, whose turn the caller has, and gives the turn back. What
@@ -244,9 +159,7 @@ func (co *coordinator) step(decide func(*group.Coordinator, time.Time) group.Res
 	var after []func()
 	defer func() {
 		<-co.turn
-		for _, f := range after {
-			f()
-		}
+		callAll(after)
 	}()
 	err := co.load(&after)
 	if err == nil {
@@ -334,12 +247,25 @@ func (co *coordinator) forgetAnswers(answers []group.Answer, err error, after *[
 	}
 }
 
-// append appends records as one batch and applies them. It returns the flush that commits them,
-// nil if there are none.
+// append appends records and applies them. It returns the flush that commits them, nil if there
+// are none. With an error some may have been appended: each stands alone, and those are applied.
 func (co *coordinator) append(records []group.Record, now time.Time) (round *flushRound, err error) {
-	if len(records) == 0 {
-		return nil, nil
+	for len(records) > 0 && err == nil {
+		n, size := 0, 0
+		for n < len(records) && (n == 0 || size+recordBytes(records[n]) <= maxGroupBatch) {
+			size += recordBytes(records[n])
+			n++
+		}
+		round, err = co.appendBatch(records[:n], now)
+		records = records[n:]
 	}
+	return round, err
+}
+
+// recordBytes is about what a record takes in a batch.
+func recordBytes(r group.Record) int { return len(r.Key) + len(r.Value) + 32 }
+
+func (co *coordinator) appendBatch(records []group.Record, now time.Time) (round *flushRound, err error) {
 	recs := make([]Record, len(records))
 	for i, r := range records {
 		recs[i] = Record{Key: r.Key, Value: r.Value, Timestamp: now}
@@ -422,9 +348,7 @@ func (co *coordinator) settleAll() {
 			var after []func()
 			co.drop(err, &after)
 			<-co.turn
-			for _, f := range after {
-				f()
-			}
+			callAll(after)
 		}
 		settled([]settlement{first}, err)
 	}
@@ -445,7 +369,7 @@ func (co *coordinator) drop(err error, after *[]func()) {
 	list := co.unsettled
 	co.unsettled = nil
 	co.mu.Unlock()
-	*after = append(*after, func() { settled(list, err) })
+	*after = append(*after, func() { settled(list, inDoubt(err)) })
 	for id, m := range co.local {
 		delete(co.local, id)
 		*after = append(*after, m.wake)
@@ -453,24 +377,28 @@ func (co *coordinator) drop(err error, after *[]func()) {
 }
 
 // load replays the partition, if there is no state. The caller has the turn.
-func (co *coordinator) load(after *[]func()) error {
-	if co.state != nil {
+func (co *coordinator) load(after *[]func()) (err error) {
+	if co.state != nil && co.log.view == nil {
 		return nil
 	}
+	defer func() {
+		if co.loadErr = err; err != nil {
+			co.loadNext = time.Now().Add(reloadPause)
+		}
+	}()
 	return co.guarded(func() error {
-		state := group.New(co.log.groupConfig())
-		for v, err := range co.part.Views(context.Background(), Earliest, nil) {
-			if err != nil {
-				return err
-			}
-			r := group.Record{Key: v.Key(), Value: v.Value()}
-			if err := state.Apply(r, int64(v.Offset())); err != nil {
-				co.log.opts.Logger.Error("record of a group is passed over",
-					"partition", co.part.index, "offset", v.Offset(), "err", err)
-			}
+		state, err := co.replay()
+		if err != nil {
+			return err
 		}
 		co.state = state
-		err := co.decide(func(state *group.Coordinator, now time.Time) group.Result { return state.Loaded(now) }, 0, after)
+		err = co.decide(func(state *group.Coordinator, now time.Time) group.Result {
+			res := state.Loaded(now)
+			if co.log.view != nil {
+				return group.Result{} // who only reads forgets nobody for others
+			}
+			return res
+		}, 0, after)
 		if err != nil {
 			co.state = nil
 		}
@@ -478,9 +406,32 @@ func (co *coordinator) load(after *[]func()) error {
 	})
 }
 
+// replay reads all that is committed. What an earlier state has appended is flushed first: else
+// it would be committed without this one knowing.
+func (co *coordinator) replay() (*group.Coordinator, error) {
+	if co.log.view == nil {
+		err := co.part.flushTo(context.Background(), co.part.bounds().End)
+		if err != nil && !errors.Is(err, ErrPartitionFailed) { // nothing more is committed there
+			return nil, co.part.error("load", err)
+		}
+	}
+	state := group.New(co.log.groupConfig())
+	for v, err := range co.part.Views(context.Background(), Earliest, nil) {
+		if err != nil {
+			return nil, err
+		}
+		r := group.Record{Key: v.Key(), Value: v.Value()}
+		if err := state.Apply(r, int64(v.Offset())); err != nil {
+			co.log.opts.Logger.Error("record of a group is passed over",
+				"partition", co.part.index, "offset", v.Offset(), "err", err)
+		}
+	}
+	return state, nil
+}
+
 // arm has tick called when the next timer of the state is due. The caller has the turn.
 func (co *coordinator) arm(now time.Time) {
-	if co.state == nil {
+	if co.state == nil || co.part == nil || co.log.view != nil || co.log.isClosing() {
 		return
 	}
 	next, ok := co.state.Next()
@@ -505,140 +456,9 @@ func (co *coordinator) tick() {
 	co.step(func(state *group.Coordinator, now time.Time) group.Result { return state.Tick(now) }, 0)
 }
 
-// run makes a step that nobody has asked for, and returns when it is committed.
-func (co *coordinator) run(decide func(*group.Coordinator, time.Time) group.Result) error {
-	done := make(chan error, 1)
-	co.turn <- struct{}{}
-	var after []func()
-	err := co.load(&after)
-	if err == nil {
-		err = co.guarded(func() error {
-			now := time.Now()
-			res := decide(co.state, now)
-			round, err := co.append(res.Records, now)
-			if err == nil {
-				co.settle(round, []func(error){func(err error) { done <- err }}, &after)
-				co.arm(now)
-			}
-			return err
-		})
-	}
-	<-co.turn
-	for _, f := range after {
-		f()
-	}
-	if err != nil {
-		return err
-	}
-	select {
-	case err = <-done:
-		return err
-	case <-co.log.broken:
-		return co.log.closedError()
-	}
-}
-
-// detachMember begins the session of a static member that is not looked after any more.
-func (l *Log) detachMember(name, id string) {
-	co, err := l.coordinatorOf(name, false)
-	if err != nil {
-		return
-	}
-	co.turn <- struct{}{}
-	co.step(func(state *group.Coordinator, now time.Time) group.Result { return state.Detach(name, id, now) }, 0)
-}
-
-// forgetMember drops what the coordinator knows of a member of this process.
-func (l *Log) forgetMember(m *membership) {
-	l.groups.mu.Lock()
-	all := l.groups.list
-	l.groups.mu.Unlock()
-	if all == nil {
-		return
-	}
-	co := all[groupPartition(m.c.opts.Group, len(all))]
-	co.turn <- struct{}{}
-	for id, o := range co.local {
-		if o == m {
-			delete(co.local, id)
-		}
-	}
-	<-co.turn
-}
-
-// forgetOffsets takes a topic's offsets from all groups, durably.
-func (l *Log) forgetOffsets(topic string) error {
-	all, err := l.coordinators(false)
-	if errors.Is(err, errNoGroups) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	for _, co := range all {
-		if co.part.bounds().End == 0 {
-			continue
-		}
-		if err := co.run(func(state *group.Coordinator, _ time.Time) group.Result { return state.DeleteTopic(topic) }); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// expireOffsets takes what has expired from all groups, and again later.
-func (l *Log) expireOffsets() {
-	all, err := l.coordinators(false)
-	if err != nil {
-		return
-	}
-	for _, co := range all {
-		if co.part.bounds().End == 0 || l.isClosing() {
-			continue
-		}
-		if err := co.run((*group.Coordinator).Expire); err != nil && !l.isClosing() {
-			l.opts.Logger.Warn("offsets do not expire", "partition", co.part.index, "err", err)
-		}
-	}
-	l.groups.mu.Lock()
-	defer l.groups.mu.Unlock()
-	l.groups.expiry.Reset(expireInterval)
-}
-
-// refuseGone takes from a commit what is of topics that are not there: it would outlive them.
-// The coordinator, whose turn it is, is told by a negative partition. A topic is gone before
-// its offsets are forgotten.
-func (l *Log) refuseGone(req *kmsg.OffsetCommitRequest) {
-	for i := range req.Topics {
-		t := &req.Topics[i]
-		n := l.countPartitions(t.Topic)
-		for j := range t.Partitions {
-			if int(t.Partitions[j].Partition) >= n {
-				t.Partitions[j].Partition = -1
-			}
-		}
-	}
-}
-
-// isLoaded says whether there is a state, as far as nobody is just loading it.
-func (co *coordinator) isLoaded() bool {
+// isUnused says whether nothing was ever written, nor asked for.
+func (co *coordinator) isUnused() bool {
 	co.turn <- struct{}{}
 	defer func() { <-co.turn }()
-	return co.state != nil
-}
-
-// stopGroups stops the timers of groups.
-func (l *Log) stopGroups() {
-	l.groups.mu.Lock()
-	defer l.groups.mu.Unlock()
-	if l.groups.expiry != nil {
-		l.groups.expiry.Stop()
-	}
-	for _, co := range l.groups.list {
-		co.turn <- struct{}{}
-		if co.timer != nil {
-			co.timer.Stop()
-		}
-		<-co.turn
-	}
+	return co.state == nil && co.part.bounds().End == 0
 }

@@ -119,7 +119,7 @@ func (m *membership) send(req kmsg.Request) {
 	asked, id := m.asked, m.id
 	m.pending = true
 	m.c.mu.Unlock()
-	m.c.log.callGroup(m.c.opts.Group, m.caller(), req, func(resp kmsg.Response, err error) {
+	m.c.log.callGroup(m.caller(), req, func(resp kmsg.Response, err error) {
 		m.c.mu.Lock()
 		late := m.asked != asked
 		if !late {
@@ -290,7 +290,7 @@ func (m *membership) sendLeave(id string, done func()) {
 	one := kmsg.NewLeaveGroupRequestMember()
 	one.MemberID = id
 	req.Members = append(req.Members, one)
-	m.c.log.callGroup(m.c.opts.Group, m.caller(), req, func(kmsg.Response, error) { done() })
+	m.c.log.callGroup(m.caller(), req, func(kmsg.Response, error) { done() })
 }
 
 // leave ends the membership for good: what was passed is committed, and Revoked is told.
@@ -424,15 +424,6 @@ func (m *membership) lookAtTopics() {
 		m.rejoin = true
 		m.c.mu.Unlock()
 	}
-}
-
-// countPartitions is how many partitions a topic has, 0 if there is no such topic.
-func (l *Log) countPartitions(name string) int {
-	t, err := l.Topic(name)
-	if err != nil {
-		return 0
-	}
-	return t.NumPartitions()
 }
 
 // take looks at the answer that has come. Again says that an error, which is a callback's,

@@ -144,7 +144,7 @@ func (l *Log) makeTopic(ctx context.Context, name string, own TopicConfig) (*Top
 				}
 			}
 			// A deletion may have ended before that was done, with the process.
-			if err := l.forgetOffsets(name); err != nil {
+			if err := l.forgetOffsets(siteForgetMade, name); err != nil {
 				return err
 			}
 			return l.addTopic(t)
@@ -195,7 +195,7 @@ func (l *Log) deleteTopic(ctx context.Context, name string) error {
 					return err
 				}
 			}
-			if err := l.forgetOffsets(name); err != nil {
+			if err := l.forgetOffsets(siteForgetDeleted, name); err != nil {
 				return err
 			}
 			return l.moveAway(t)
