@@ -129,7 +129,7 @@ func (c *Consumer) positions(handedOut bool) map[TopicPartition]Position {
 	defer c.mu.Unlock()
 	at := make(map[TopicPartition]Position)
 	for tp, s := range c.sources {
-		if o, epoch := s.toCommit(handedOut); o != NoOffset && o != s.committed && s.p != nil {
+		if o, epoch := s.toCommit(handedOut); o != NoOffset && o != s.committed && s.p != nil && !s.p.gone.Load() {
 			at[tp] = Position{Offset: o, LeaderEpoch: max(epoch, 0)}
 		}
 	}
@@ -172,6 +172,7 @@ func (c *Consumer) commit(ctx context.Context, polling bool, what func() map[Top
 			return nil
 		}
 		fillCommit(req, at)
+		c.nameTopics(req)
 		err := c.log.commitAs(ctx, c.member.caller(), req)
 		switch {
 		case err == nil:
@@ -227,6 +228,21 @@ func (c *Consumer) noteCommitted(at map[TopicPartition]Position) {
 		s.committed = pos.Offset
 		if s.passed != NoOffset && s.passed < pos.Offset && pos.Offset <= s.next {
 			s.passed, s.passedEpoch = pos.Offset, pos.LeaderEpoch // an automatic commit shall not take it back
+		}
+	}
+}
+
+// nameTopics says which topics a request means: for another one that has a name by now nothing
+// is to be committed.
+func (c *Consumer) nameTopics(req *kmsg.OffsetCommitRequest) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i := range req.Topics {
+		t := &req.Topics[i]
+		for _, p := range t.Partitions {
+			if s := c.sources[TopicPartition{t.Topic, int(p.Partition)}]; s != nil && s.p != nil {
+				t.TopicID = s.p.topic.id
+			}
 		}
 	}
 }
