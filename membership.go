@@ -8,6 +8,7 @@ import (
 	"math"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"github.com/rifflelog/riffle/internal/group"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -41,6 +42,9 @@ type membership struct {
 	pending    bool             // the last one has no answer yet
 	answer     kmsg.Response    // or it has this one
 	answerErr  error
+	failed     int         // times in a row that the coordinator, or an assignor, could not do its work
+	resting    bool        // until retry fires nothing is asked for
+	retry      *time.Timer // nil if it has not failed yet
 }
 
 type memberPhase int
@@ -50,6 +54,13 @@ const (
 	memberJoining
 	memberSyncing
 	memberJoined
+)
+
+const (
+	// A member that has failed to join is not to burn the host's time, nor to disturb the
+	// others of its group. Kafka: retry.backoff.ms, retry.backoff.max.ms.
+	retryBackoff    = 100 * time.Millisecond
+	maxRetryBackoff = time.Second
 )
 
 func newMembership(c *Consumer) *membership { return &membership{c: c, generation: -1, ownedIn: -1} }
@@ -84,7 +95,7 @@ func (m *membership) tend(ctx context.Context, news bool) (err error) {
 		m.c.mu.Lock()
 		fatal, lost, answered := m.fatal, m.lost, m.answer != nil || m.answerErr != nil
 		wanted := m.c.subscribed.kind() == toTopics
-		free, phase, rejoin := !m.pending, m.phase, m.rejoin
+		free, phase, rejoin := !m.pending && !m.resting, m.phase, m.rejoin
 		m.c.mu.Unlock()
 		switch {
 		case lost:
@@ -105,7 +116,11 @@ func (m *membership) tend(ctx context.Context, news bool) (err error) {
 			m.sendHeartbeat()
 		case free && (phase == memberAway || phase == memberJoined && rejoin):
 			keep(m.prepare(ctx))
-			m.sendJoin()
+			if err := m.sendJoin(); err != nil {
+				m.rest()
+				keep(err)
+				return first
+			}
 		default:
 			return first
 		}
@@ -133,6 +148,14 @@ func (m *membership) send(req kmsg.Request) {
 	})
 }
 
+// noteID takes the id from an answer that nobody has looked at yet. Called under the consumer's
+// mu.
+func (m *membership) noteID() {
+	if join, ok := m.answer.(*kmsg.JoinGroupResponse); ok && join.ErrorCode == codeNone {
+		m.id = join.MemberID
+	}
+}
+
 // forget makes late the answer that is waited for, and whatever came. Called under the
 // consumer's mu.
 func (m *membership) forget() {
@@ -157,8 +180,9 @@ func (m *membership) instance() *string {
 	return &m.c.opts.InstanceID
 }
 
-// sendJoin asks to take part in the next generation.
-func (m *membership) sendJoin() {
+// sendJoin asks to take part in the next generation. An error is an assignor's: then nothing is
+// asked for.
+func (m *membership) sendJoin() error {
 	o := &m.c.opts
 	req := kmsg.NewPtrJoinGroupRequest()
 	req.Version = 9
@@ -173,19 +197,51 @@ func (m *membership) sendJoin() {
 	if len(owned) == 0 {
 		previous = m.previous
 	}
-	m.topics, m.counts = topics, nil
-	m.phase, m.rejoin = memberJoining, false
 	m.c.mu.Unlock()
 	for _, a := range o.Assignors {
 		if a.UserData != nil {
-			me.UserData = a.UserData(previous, me.Generation)
+			err := calling("assignor "+a.Name, func() error {
+				me.UserData = a.UserData(previous, me.Generation)
+				return nil
+			})
+			if err != nil {
+				return err
+			}
 		}
 		p := kmsg.NewJoinGroupRequestProtocol()
 		p.Name, p.Metadata = a.Name, group.EncodeSubscription(me)
 		req.Protocols = append(req.Protocols, p)
 		me.UserData = nil
 	}
+	m.c.mu.Lock()
+	m.topics, m.counts = topics, nil
+	m.phase, m.rejoin = memberJoining, false
+	m.c.mu.Unlock()
 	m.send(req)
+	return nil
+}
+
+// rest lets some time pass before the coordinator is asked again: longer each time that it
+// fails.
+func (m *membership) rest() {
+	m.c.mu.Lock()
+	defer m.c.mu.Unlock()
+	if m.resting {
+		return
+	}
+	m.resting = true
+	backoff := min(retryBackoff<<min(m.failed, 10), maxRetryBackoff)
+	m.failed++
+	if m.retry != nil {
+		m.retry.Reset(backoff)
+		return
+	}
+	m.retry = time.AfterFunc(backoff, func() {
+		m.c.mu.Lock()
+		m.resting = false
+		m.c.mu.Unlock()
+		m.c.lookUp()
+	})
 }
 
 // prepare gives up what the consumer cannot keep during a rebalance: all, or where all
@@ -250,23 +306,22 @@ func (m *membership) lose(ctx context.Context) error {
 
 // giveUp leaves the group without closing the consumer, which has no subscription any more.
 func (m *membership) giveUp(ctx context.Context) error {
+	if !m.isIn() {
+		return nil
+	}
 	m.c.mu.Lock()
-	id, away, byHand := m.id, m.phase == memberAway, m.c.subscribed.kind() == byHand
+	byHand := m.c.subscribed.kind() == byHand
+	m.c.mu.Unlock()
+	var err error
+	if !byHand { // else it has other partitions by now
+		err = m.revoke(ctx, m.c.Assignment())
+	}
+	m.c.mu.Lock()
+	m.noteID()
+	id := m.id
 	m.forget()
 	m.id, m.phase, m.generation, m.ownedIn, m.rejoin, m.counts = "", memberAway, -1, -1, false, nil
 	m.c.mu.Unlock()
-	if away {
-		return nil
-	}
-	var parts []TopicPartition
-	if !byHand { // else it has others by now
-		parts = m.c.Assignment()
-	}
-	var err error
-	if len(parts) > 0 {
-		err = m.c.call(ctx, "Revoked", m.c.opts.Revoked, parts)
-	}
-	m.drop(parts)
 	if id != "" {
 		m.sendLeave(id, nil)
 	}
@@ -312,9 +367,11 @@ func (m *membership) leave(ctx context.Context) error {
 		}
 	}
 	m.c.mu.Lock()
-	id, joined := m.id, m.phase != memberAway
+	m.noteID()
+	id := m.id
+	m.forget()
 	m.c.mu.Unlock()
-	if joined && id != "" && !lost {
+	if id != "" && (!lost || m.c.opts.InstanceID == "") {
 		left := make(chan struct{})
 		m.sendLeave(id, func() { close(left) })
 		select {
@@ -332,6 +389,9 @@ func (m *membership) retire() {
 	m.c.mu.Lock()
 	m.forget()
 	m.phase, m.id = memberAway, ""
+	if m.retry != nil {
+		m.retry.Stop()
+	}
 	m.c.mu.Unlock()
 	m.c.log.forgetMember(m)
 }
@@ -379,6 +439,7 @@ func (m *membership) overdue(polls int64) {
 		m.c.mu.Unlock()
 		return
 	}
+	m.noteID()
 	id := m.id
 	m.lost = true
 	if m.c.opts.InstanceID == "" {
@@ -433,8 +494,13 @@ func (m *membership) take(ctx context.Context) (again bool, err error) {
 	answer, failed := m.answer, m.answerErr
 	m.forget()
 	m.c.mu.Unlock()
+	defer func() {
+		if err != nil && !again {
+			m.rest()
+		}
+	}()
 	if failed != nil {
-		m.startAgain()
+		m.askAgain()
 		return false, failed
 	}
 	switch resp := answer.(type) {
@@ -449,9 +515,22 @@ func (m *membership) take(ctx context.Context) (again bool, err error) {
 		if resp.ErrorCode != 0 {
 			return false, m.judge(resp.ErrorCode)
 		}
-		return true, m.synced(ctx, resp)
+		return m.synced(ctx, resp)
 	}
 	return false, fmt.Errorf("group %q: unexpected answer %T", m.c.opts.Group, answer)
+}
+
+// askAgain has the member ask once more for what it got no answer to. One that is in its group
+// does not begin a rebalance for that: it might have to give up what it has.
+func (m *membership) askAgain() {
+	m.c.mu.Lock()
+	joined := m.phase == memberJoined
+	m.c.mu.Unlock()
+	if joined {
+		m.woken.Store(true)
+		return
+	}
+	m.startAgain()
 }
 
 // startAgain has the consumer join once more as who it is, keeping what it has.
@@ -468,6 +547,9 @@ func (m *membership) startAgain() {
 func (m *membership) judge(code int16) error {
 	switch code {
 	case codeNone:
+		m.c.mu.Lock()
+		m.failed = 0
+		m.c.mu.Unlock()
 	case codeRebalanceInProgress:
 		m.startAgain()
 	case codeUnknownMember, codeIllegalGeneration:
@@ -482,17 +564,17 @@ func (m *membership) judge(code int16) error {
 		m.lost, m.fatal = true, groupError(code)
 		m.c.mu.Unlock()
 	default:
-		m.startAgain()
+		m.askAgain()
 		return groupError(code)
 	}
 	return nil
 }
 
-// isIn says whether the consumer is a member, or on its way to be one.
+// isIn says whether the consumer is a member, as far as it knows, or on its way to be one.
 func (m *membership) isIn() bool {
 	m.c.mu.Lock()
 	defer m.c.mu.Unlock()
-	return m.phase != memberAway
+	return m.phase != memberAway || m.id != ""
 }
 
 // joined is called with the answer to a join: the leader assigns partitions, and all ask for
@@ -571,20 +653,25 @@ func (m *membership) lead(resp *kmsg.JoinGroupResponse) ([]kmsg.SyncGroupRequest
 }
 
 // synced is called with the answer to a sync: the consumer gets what is new, and gives up what
-// is not its own any more; then it joins once more, so that this can be given to another.
-func (m *membership) synced(ctx context.Context, resp *kmsg.SyncGroupResponse) error {
+// is not its own any more; then it joins once more, so that this can be given to another. An
+// error that does not end what can be done now is a callback's.
+func (m *membership) synced(ctx context.Context, resp *kmsg.SyncGroupResponse) (again bool, err error) {
 	parts, _, err := group.DecodeAssignment(resp.MemberAssignment)
 	if len(resp.MemberAssignment) == 0 {
 		parts, err = nil, nil // the leader knows nothing of us: nothing is ours
 	}
 	if err != nil {
 		m.startAgain()
-		return fmt.Errorf("assignment: %w", err)
+		return false, fmt.Errorf("assignment: %w", err)
 	}
 	mine := ourPartitions(parts)
-	gone := slices.DeleteFunc(m.c.Assignment(), func(tp TopicPartition) bool { return slices.Contains(mine, tp) })
+	kept := make(map[TopicPartition]bool, len(mine))
+	for _, tp := range mine {
+		kept[tp] = true
+	}
+	gone := slices.DeleteFunc(m.c.Assignment(), func(tp TopicPartition) bool { return kept[tp] })
 	m.c.mu.Lock()
-	m.phase, m.ownedIn = memberJoined, m.generation
+	m.phase, m.ownedIn, m.failed = memberJoined, m.generation, 0
 	m.rejoin = m.rejoin || len(gone) > 0
 	m.c.mu.Unlock()
 	err = m.revoke(ctx, gone)
@@ -597,5 +684,5 @@ func (m *membership) synced(ctx context.Context, resp *kmsg.SyncGroupResponse) e
 	m.c.tellNone = true
 	m.c.topicsNews.Store(true) // they may have changed since the leader looked
 	m.c.lookUp()
-	return err
+	return true, err
 }
