@@ -88,6 +88,7 @@ func (c *Consumer) Assign(parts ...TopicPartition) error {
 	}
 	c.subscribed.parts = slices.Clone(parts)
 	c.setSources(parts)
+	c.bindAll() // so that Seek knows their bounds
 	c.lookUp()
 	return nil
 }
@@ -181,6 +182,11 @@ func (c *Consumer) setSources(parts []TopicPartition) (added []*source, dropped 
 func (c *Consumer) bindSources() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.bindAll()
+}
+
+// bindAll is bindSources, called under mu.
+func (c *Consumer) bindAll() {
 	for tp, s := range c.sources {
 		if s.p != nil && s.p.gone.Load() {
 			s.unbind()
