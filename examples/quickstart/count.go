@@ -4,18 +4,218 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"go/token"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/rifflelog/riffle"
 )
 
-// readAll reads all records of a topic, each partition on a goroutine of its
-// own, and returns a tally of each. Views lends each record until each returns:
+// groupName is the group of the consumers that count.
+const groupName = "counters"
+
+// counter counts the words of all lines, by a group of consumers, one for each
+// partition. What is counted of a partition is stored in the topic "counts", in
+// the partition of that number, together with where it goes on: both are one
+// record, so neither is ever there without the other, and a line is counted once,
+// however the program ends.
+type counter struct {
+	db            *riffle.Log
+	lines, counts *riffle.Topic
+	done          []atomic.Int64 // of each partition, how many lines are counted
+}
+
+func newCounter(ctx context.Context, db *riffle.Log, lines, counts *riffle.Topic) (*counter, error) {
+	cr := &counter{db: db, lines: lines, counts: counts, done: make([]atomic.Int64, lines.NumPartitions())}
+	for i := range cr.done {
+		last, err := cr.last(ctx, i)
+		if err != nil {
+			return nil, err
+		}
+		cr.done[i].Store(last.Records)
+	}
+	return cr, nil
+}
+
+// all is how many lines are counted.
+func (cr *counter) all() (n int64) {
+	for i := range cr.done {
+		n += cr.done[i].Load()
+	}
+	return n
+}
+
+// until counts until at least that many lines are counted in all, for which it waits,
+// and returns how many it has counted.
+func (cr *counter) until(ctx context.Context, enough int64) (n int64, err error) {
+	before := cr.all()
+	if before >= enough {
+		return 0, nil
+	}
+	counting, stop := context.WithCancel(ctx)
+	defer stop()
+	errs := make([]error, len(cr.done))
+	var members sync.WaitGroup
+	for i := range errs {
+		members.Go(func() {
+			defer stop() // who fails ends it for all
+			errs[i] = cr.member(counting, enough)
+		})
+	}
+	members.Wait()
+	return cr.all() - before, cmp.Or(errors.Join(errs...), ctx.Err())
+}
+
+// member counts the lines of the partitions that are its share, until ctx ends or
+// enough are counted by all members.
+func (cr *counter) member(ctx context.Context, enough int64) (err error) {
+	m := &member{counter: cr, counts: make([]*partCount, len(cr.done))}
+	c, err := cr.db.NewConsumer(&riffle.ConsumerOptions{
+		Group: groupName, Topics: []string{cr.lines.Name()},
+		Assigned: m.load, Revoked: m.save, Lost: m.drop,
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, c.Close()) }() // which calls save
+	for {
+		lines, err := c.Poll(ctx)
+		if ctx.Err() != nil {
+			return nil // lines that have come all the same come again
+		}
+		if err != nil {
+			return err
+		}
+		for i := range lines {
+			m.counts[lines[i].Partition].add(&lines[i])
+		}
+		for i, count := range m.counts {
+			if count != nil {
+				cr.done[i].Store(count.Records)
+			}
+		}
+		if cr.all() >= enough {
+			return nil
+		}
+	}
+}
+
+// member is what one consumer of the group has counted.
+type member struct {
+	*counter
+	counts []*partCount // by partition; nil of those that it does not have
+}
+
+// load takes over partitions where their last member has left them. The group's own
+// offsets would not do: they may be of a moment before or after that.
+func (m *member) load(ctx context.Context, c *riffle.Consumer, parts []riffle.TopicPartition) error {
+	for _, tp := range parts {
+		last, err := m.last(ctx, tp.Partition)
+		if err != nil {
+			return err
+		}
+		if err := c.Seek(tp, last.Next); err != nil {
+			return err
+		}
+		m.counts[tp.Partition] = last
+		m.done[tp.Partition].Store(last.Records)
+	}
+	return nil
+}
+
+// save stores what is counted of partitions that another member is to have, or that
+// are left alone by closing the consumer. What was counted is worth more than the
+// moment that it takes, also if ctx has ended.
+func (m *member) save(ctx context.Context, c *riffle.Consumer, parts []riffle.TopicPartition) error {
+	for _, tp := range parts {
+		count := m.counts[tp.Partition]
+		if count == nil || count.Next == count.stored {
+			continue
+		}
+		value, err := json.Marshal(count)
+		if err != nil {
+			return err
+		}
+		to, err := m.counter.counts.Partition(tp.Partition)
+		if err != nil {
+			return err
+		}
+		if _, err := to.Append(context.WithoutCancel(ctx), riffle.Record{Value: value}); err != nil {
+			return fmt.Errorf("store counts: %w", err)
+		}
+	}
+	return m.drop(ctx, c, parts)
+}
+
+// drop forgets what is counted of partitions that others have already: they go on
+// from what is stored.
+func (m *member) drop(_ context.Context, _ *riffle.Consumer, parts []riffle.TopicPartition) error {
+	for _, tp := range parts {
+		m.counts[tp.Partition] = nil
+	}
+	return nil
+}
+
+// partCount is what is counted of one partition.
+type partCount struct {
+	Next    riffle.Offset `json:"next"` // of the lines before it
+	Records int64         `json:"records"`
+	Sum     uint32        `json:"sum"` // with Records, their tally
+	Words   wordCount     `json:"words"`
+
+	stored riffle.Offset // Next, as far as it is stored
+}
+
+func (pc *partCount) add(line *riffle.Record) {
+	t := tally{pc.Records, pc.Sum}
+	t.add(line.Key, line.Value)
+	pc.Records, pc.Sum, pc.Next = t.records, t.sum, line.Offset+1
+	pc.Words.add(line.Value)
+}
+
+// last returns what was stored last of a partition: its last record, if there is one.
+func (cr *counter) last(ctx context.Context, i int) (*partCount, error) {
+	count := &partCount{Words: make(wordCount)}
+	part, err := cr.counts.Partition(i)
+	if err != nil {
+		return nil, err
+	}
+	b := part.Bounds()
+	for v, err := range part.Views(ctx, max(b.Start, b.HighWatermark-1), nil) {
+		if err == nil {
+			err = json.Unmarshal(v.Value(), count)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("load counts: %w", err)
+		}
+	}
+	count.stored = count.Next
+	return count, nil
+}
+
+// result returns the counts of all partitions, and the tally of what was counted.
+func (cr *counter) result(ctx context.Context) (wordCount, tally, error) {
+	words := make(wordCount)
+	tallies := make([]tally, len(cr.done))
+	for i := range tallies {
+		last, err := cr.last(ctx, i)
+		if err != nil {
+			return nil, tally{}, err
+		}
+		tallies[i] = tally{last.Records, last.Sum}
+		words.merge(last.Words)
+	}
+	return words, together(tallies), nil
+}
+
+// tallyOf reads all records of a topic without a consumer, each partition on a
+// goroutine of its own. Views lends each record until the loop asks for the next:
 // nothing is allocated for it.
-func readAll(ctx context.Context, topic *riffle.Topic, each func(part int, value []byte)) ([]tally, error) {
+func tallyOf(ctx context.Context, topic *riffle.Topic) ([]tally, error) {
 	tallies := make([]tally, topic.NumPartitions())
 	errs := make([]error, len(tallies))
 	var wg sync.WaitGroup
@@ -28,30 +228,11 @@ func readAll(ctx context.Context, topic *riffle.Topic, each func(part int, value
 					return
 				}
 				tallies[i].add(view.Key(), view.Value())
-				each(i, view.Value())
 			}
 		})
 	}
 	wg.Wait()
 	return tallies, errors.Join(errs...)
-}
-
-// tallyOf reads all records of a topic.
-func tallyOf(ctx context.Context, topic *riffle.Topic) ([]tally, error) {
-	return readAll(ctx, topic, func(int, []byte) {})
-}
-
-// countWords counts the words of all lines, and returns their tally.
-func countWords(ctx context.Context, lines *riffle.Topic) (wordCount, []tally, error) {
-	counts := make([]wordCount, lines.NumPartitions())
-	for i := range counts {
-		counts[i] = make(wordCount)
-	}
-	tallies, err := readAll(ctx, lines, func(part int, value []byte) { counts[part].add(value) })
-	for _, other := range counts[1:] {
-		counts[0].merge(other)
-	}
-	return counts[0], tallies, err
 }
 
 // wordCount is how often each word was seen. The counts are behind pointers so

@@ -1,7 +1,8 @@
 // Quickstart fills a log with the source of your Go installation, one record a
-// line, through a producer and into four partitions. It counts the identifiers
-// in what it reads back, on a goroutine for each partition, and opens the log
-// again to see that every record is there:
+// line, through a producer and into four partitions. A group of four consumers
+// counts the identifiers in it. Half-way it breaks off: the log is closed and
+// opened again, every record is still there, and the group goes on where it was,
+// so that each line is counted once:
 //
 //	go run ./examples/quickstart
 //
@@ -25,9 +26,10 @@ import (
 const usage = `Usage: go run ./examples/quickstart [directory]
 
 Sends every line of every .go file under GOROOT/src to a log in the directory, or
-in a new temporary one, and counts identifiers in what it reads back. A
-directory that was filled before is only read; where filling it was interrupted,
-it goes on. One that holds other files is refused.
+in a new temporary one, and counts the identifiers in them; half-way it closes the
+log and goes on with a new one. A directory that was filled before is only read, and
+counts are kept; where filling or counting was interrupted, it goes on. One that holds
+other files is refused.
 `
 
 func main() {

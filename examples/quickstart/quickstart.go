@@ -14,15 +14,25 @@ import (
 	"github.com/rifflelog/riffle"
 )
 
-// The configurations of the two topics.
+// The four consumers of a group come at once. Without a delay the first one would get all
+// partitions, and give up three.
+var options = &riffle.Options{GroupInitialDelay: 10 * time.Millisecond}
+
+// The configurations of the three topics.
 var (
 	// FlushAsync is fast: a record waits for no disk. A crash of the program loses
 	// nothing that was acknowledged, a power cut at most the last second, which the
 	// next run sends again. The longest line, with the time zones, is larger than
 	// the default.
-	linesConfig = &riffle.TopicConfig{Partitions: 4, Flush: riffle.FlushAsync, MaxMessageBytes: 16 << 20}
+	linesConfig = &riffle.TopicConfig{
+		Partitions: 4, Flush: riffle.FlushAsync, Retention: riffle.Forever, MaxMessageBytes: 16 << 20,
+	}
 	// A record of this one says that all lines are there. It is worth a flush.
-	importsConfig = &riffle.TopicConfig{Flush: riffle.FlushBeforeAck}
+	importsConfig = &riffle.TopicConfig{Flush: riffle.FlushBeforeAck, Retention: riffle.Forever}
+	// A record of this one has all that was counted of a partition.
+	countsConfig = &riffle.TopicConfig{
+		Partitions: 4, Flush: riffle.FlushBeforeAck, Retention: riffle.Forever, MaxMessageBytes: 16 << 20,
+	}
 )
 
 // quickstart is one run of the program.
@@ -34,16 +44,29 @@ type quickstart struct {
 	stderr    io.Writer // hears of progress
 }
 
-// run fills the log and counts, closes it, opens it again and compares.
+// run fills the log, counts half of what is there, closes the log, opens it again
+// and counts the rest.
 func (q *quickstart) run(ctx context.Context) error {
 	if err := refuseOthers(q.dir); err != nil {
 		return err
 	}
-	before, err := q.fillAndCount(ctx)
+	var want tally
+	err := q.open(ctx, func(s *store) (err error) {
+		if want, err = q.fill(ctx, s); err != nil {
+			return err
+		}
+		return q.countHalf(ctx, s, want.records)
+	})
 	if err != nil {
 		return err
 	}
-	if err := q.openAgain(ctx, before); err != nil {
+	err = q.open(ctx, func(s *store) error {
+		if err := q.compare(ctx, s, want); err != nil {
+			return err
+		}
+		return q.countRest(ctx, s, want)
+	})
+	if err != nil {
 		return err
 	}
 	size, err := sizeOf(q.dir)
@@ -86,67 +109,64 @@ func refuseOthers(dir string) error {
 	return nil
 }
 
-// fillAndCount brings all lines of the source into the log, unless they are
-// there, reads them back and prints the ten most frequent identifiers.
-func (q *quickstart) fillAndCount(ctx context.Context) (got tally, err error) {
-	db, err := riffle.Open(q.dir, nil)
+// store is the open log.
+type store struct {
+	db      *riffle.Log
+	lines   *riffle.Topic
+	counts  *riffle.Topic
+	imports *riffle.Partition
+	opening time.Duration // what it took
+}
+
+// open opens the log while body runs.
+func (q *quickstart) open(ctx context.Context, body func(*store) error) (err error) {
+	start := time.Now()
+	db, err := riffle.Open(q.dir, options)
 	if err != nil {
-		return tally{}, err
+		return err
 	}
+	s := &store{db: db, opening: time.Since(start)}
 	// Closing flushes what is still unflushed, so its error counts.
 	defer func() { err = errors.Join(err, db.Close()) }()
-
-	lines, err := db.EnsureTopic(ctx, "lines", linesConfig)
-	if err != nil {
-		return tally{}, err
+	if s.lines, err = db.EnsureTopic(ctx, "lines", linesConfig); err != nil {
+		return err
+	}
+	if s.counts, err = db.EnsureTopic(ctx, "counts", countsConfig); err != nil {
+		return err
 	}
 	notes, err := db.EnsureTopic(ctx, "imports", importsConfig)
 	if err != nil {
-		return tally{}, err
+		return err
 	}
-	imports, err := notes.Partition(0)
-	if err != nil {
-		return tally{}, err
+	if s.imports, err = notes.Partition(0); err != nil {
+		return err
 	}
+	return body(s)
+}
 
-	want, err := lastImport(ctx, imports)
+// fill brings all lines of the source into the log, unless they are there, and
+// returns the tally of all of them.
+func (q *quickstart) fill(ctx context.Context, s *store) (tally, error) {
+	want, err := lastImport(ctx, s.imports)
 	if err != nil {
 		return tally{}, err
 	}
 	// It may be complete and yet lack lines, which a power cut took.
-	complete := want.records > 0 && recordsOf(lines) >= want.records
-	if !complete {
-		if want, err = q.fill(ctx, db, lines); err != nil {
-			return tally{}, err
-		}
+	if want.records > 0 && recordsOf(s.lines) >= want.records {
+		return want, nil
 	}
-	if got, err = q.count(ctx, lines); err != nil {
-		return tally{}, err
-	}
-	if got != want {
-		return tally{}, fmt.Errorf("compare: read %v, want %v", got, want)
-	}
-	if !complete {
-		err = completeImport(ctx, imports, want)
-	}
-	return got, err
-}
-
-// fill sends the lines of the source that are not stored yet, and returns the
-// tally of all of them.
-func (q *quickstart) fill(ctx context.Context, db *riffle.Log, lines *riffle.Topic) (tally, error) {
-	stored, err := tallyOf(ctx, lines)
+	stored, err := tallyOf(ctx, s.lines)
 	if err != nil {
 		return tally{}, err
 	}
 	if all := together(stored); all.records > 0 {
 		fmt.Fprintf(q.stdout, "stored:    %v, goes on behind them\n", all)
 	}
-	producer, err := db.NewProducer(nil)
+	producer, err := s.db.NewProducer(nil)
 	if err != nil {
 		return tally{}, err
 	}
-	im := newImporter(lines, stored, q.stderr)
+	im := newImporter(s.lines, stored, q.stderr)
 	if err := im.compare(ctx, q.source); err != nil {
 		return tally{}, fmt.Errorf("compare with source: %w", err)
 	}
@@ -154,49 +174,72 @@ func (q *quickstart) fill(ctx context.Context, db *riffle.Log, lines *riffle.Top
 		return tally{}, fmt.Errorf("import source: %w", err)
 	}
 	fmt.Fprintf(q.stdout, "sent:      %s\n", im.speed())
-	return together(im.seen), producer.Close()
-}
-
-// count reads all lines, prints the ten most frequent identifiers, and returns
-// the tally of what it has read.
-func (q *quickstart) count(ctx context.Context, lines *riffle.Topic) (tally, error) {
-	start := time.Now()
-	words, tallies, err := countWords(ctx, lines)
-	if err != nil {
+	if err := producer.Close(); err != nil {
 		return tally{}, err
 	}
-	got := together(tallies)
-	fmt.Fprintf(q.stdout, "read:      %s\n", speed(got.records, time.Since(start)))
+	// What is counted must be there when the count goes on, also after a power cut.
+	return together(im.seen), s.lines.Sync(ctx)
+}
+
+// countHalf counts the words of half of all lines, unless that was done before.
+func (q *quickstart) countHalf(ctx context.Context, s *store, all int64) error {
+	_, err := q.count(ctx, s, all/2, "; breaks off half-way")
+	return err
+}
+
+// count counts the words of the lines by a group of consumers, until that many are
+// counted.
+func (q *quickstart) count(ctx context.Context, s *store, until int64, note string) (*counter, error) {
+	cr, err := newCounter(ctx, s.db, s.lines, s.counts)
+	if err != nil {
+		return nil, err
+	}
+	start := time.Now()
+	n, err := cr.until(ctx, until)
+	if err != nil {
+		return nil, fmt.Errorf("count: %w", err)
+	}
+	if n > 0 {
+		fmt.Fprintf(q.stdout, "counted:   %s%s\n", speed(n, time.Since(start)), note)
+	}
+	return cr, nil
+}
+
+// compare checks that the log, which was opened a second time as by the next start of
+// a program, has the lines that it should.
+func (q *quickstart) compare(ctx context.Context, s *store, want tally) error {
+	parts, err := tallyOf(ctx, s.lines)
+	if err != nil {
+		return err
+	}
+	if got := together(parts); got != want {
+		return fmt.Errorf("compare after opening again: read %v, want %v", got, want)
+	}
+	fmt.Fprintf(q.stdout, "reopened:  in %v, all there: %v\n", s.opening.Round(time.Millisecond), want)
+	last, err := lastImport(ctx, s.imports)
+	if err == nil && last != want {
+		err = completeImport(ctx, s.imports, want)
+	}
+	return err
+}
+
+// countRest goes on with counting, and prints the ten most frequent identifiers if each
+// line was counted once, in the order of its partition.
+func (q *quickstart) countRest(ctx context.Context, s *store, want tally) error {
+	cr, err := q.count(ctx, s, want.records, "; went on behind them")
+	if err != nil {
+		return err
+	}
+	words, counted, err := cr.result(ctx)
+	if err != nil {
+		return err
+	}
+	if counted != want {
+		return fmt.Errorf("compare: counted %v, want %v", counted, want)
+	}
 	for _, id := range words.top(10) {
 		fmt.Fprintf(q.stdout, "%9d  %s\n", id.count, id.name)
 	}
-	return got, nil
-}
-
-// openAgain opens the log a second time, as the next start of a program would,
-// and checks that the same records are in it.
-func (q *quickstart) openAgain(ctx context.Context, before tally) (err error) {
-	start := time.Now()
-	db, err := riffle.Open(q.dir, nil)
-	if err != nil {
-		return err
-	}
-	opened := time.Since(start)
-	defer func() { err = errors.Join(err, db.Close()) }()
-
-	lines, err := db.EnsureTopic(ctx, "lines", linesConfig)
-	if err != nil {
-		return err
-	}
-	parts, err := tallyOf(ctx, lines)
-	if err != nil {
-		return err
-	}
-	after := together(parts)
-	if after != before {
-		return fmt.Errorf("compare after opening again: read %v, want %v", after, before)
-	}
-	fmt.Fprintf(q.stdout, "reopened:  in %v, all there: %v\n", opened.Round(time.Millisecond), after)
 	return nil
 }
 

@@ -11,8 +11,10 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -34,15 +36,15 @@ func TestSecondRunSendsNothing(t *testing.T) {
 	first, err := runOn(t.Context(), dir, src)
 	require.NoError(t, err)
 	require.Equal(t, `sent:      5 records
-read:      5 records
+reopened:  all there: 5 records, checksum 44750aa7
         3  x
         2  int
         1  a
         1  b
         1  f
         1  s
-reopened:  all there: 5 records, checksum 44750aa7
 on disk:   0 MB
+counted:   5 records
 `, first)
 	require.Equal(t, []string{
 		"2 a.go: package a // the end",
@@ -54,7 +56,8 @@ on disk:   0 MB
 
 	second, err := runOn(t.Context(), dir, os.DirFS(t.TempDir()))
 	require.NoError(t, err)
-	require.Equal(t, strings.TrimPrefix(first, "sent:      5 records\n"), second)
+	first = strings.TrimPrefix(first, "sent:      5 records\n")
+	require.Equal(t, strings.Replace(first, "counted:   5 records", "counted:   0 records", 1), second)
 	require.Len(t, stored(t, dir), 5)
 }
 
@@ -70,7 +73,8 @@ func TestInterruptedImportGoesOn(t *testing.T) {
 	out, err := runOn(t.Context(), dir, src)
 	require.NoError(t, err)
 	require.Contains(t, out, "stored:    2900 records, ")
-	require.Contains(t, out, "sent:      1100 records\nread:      4000 records\n")
+	require.Contains(t, out, "sent:      1100 records\n")
+	require.Contains(t, out, "counted:   4000 records\n")
 
 	whole := t.TempDir()
 	_, err = runOn(t.Context(), whole, src)
@@ -90,7 +94,8 @@ func TestLinesLostAfterCompletionAreSentAgain(t *testing.T) {
 	})
 	out, err := runOn(t.Context(), dir, src)
 	require.NoError(t, err)
-	require.Contains(t, out, "sent:      1100 records\nread:      4000 records\n")
+	require.Contains(t, out, "sent:      1100 records\n")
+	require.Contains(t, out, "counted:   4000 records\n")
 	require.Len(t, stored(t, dir), 4000)
 
 	out, err = runOn(t.Context(), dir, src)
@@ -130,10 +135,78 @@ func TestOutputIsStable(t *testing.T) {
 	src := writeTree(t, map[string]string{"a.go": "t s r q p o n m l k j i h g f e d c b a\n"})
 	first, err := runOn(t.Context(), t.TempDir(), src)
 	require.NoError(t, err)
-	require.Regexp(t, `(?s)1  a\n.* 1  b\n.* 1  j\nreopened`, first)
+	require.Regexp(t, `(?s)1  a\n.* 1  b\n.* 1  j\non disk`, first)
 	second, err := runOn(t.Context(), t.TempDir(), src)
 	require.NoError(t, err)
 	require.Equal(t, first, second)
+}
+
+// Counts go on where they were, each line is counted once: the members of the group stop
+// three times, and in between the group's own offsets are moved behind everything, as if
+// they had been committed and the counts not stored, and then to the start, as if it were the
+// other way round.
+func TestCountGoesOnWhereItWas(t *testing.T) {
+	dir := interrupted(t, writeTree(t, manyFiles()))
+	db, err := riffle.Open(dir, options)
+	require.NoError(t, err)
+	lines, err := db.Topic("lines")
+	require.NoError(t, err)
+	counts, err := db.EnsureTopic(t.Context(), "counts", countsConfig)
+	require.NoError(t, err)
+	var all int64
+	for i, until := range []int64{1, 1000, 2000, 2900} {
+		cr, err := newCounter(t.Context(), db, lines, counts)
+		require.NoError(t, err)
+		require.Equal(t, all, cr.all())
+		n, err := cr.until(t.Context(), until)
+		require.NoError(t, err)
+		all += n
+		require.GreaterOrEqual(t, all, until)
+		to := make(map[riffle.TopicPartition]riffle.Offset)
+		for p := range lines.NumPartitions() {
+			to[riffle.TopicPartition{Topic: "lines", Partition: p}] = []riffle.Offset{riffle.Latest, riffle.Earliest}[i%2]
+		}
+		require.NoError(t, db.Group(groupName).Reset(t.Context(), to))
+	}
+	require.EqualValues(t, 2900, all)
+
+	cr, err := newCounter(t.Context(), db, lines, counts)
+	require.NoError(t, err)
+	words, counted, err := cr.result(t.Context())
+	require.NoError(t, err)
+	want, err := tallyOf(t.Context(), lines)
+	require.NoError(t, err)
+	require.Equal(t, together(want), counted)
+	require.Equal(t, 2900, *words["var"])
+	require.Equal(t, 29, *words["x99"])
+	require.NoError(t, db.Close())
+}
+
+// What was counted when the context ends is stored, and the next run goes on behind it.
+func TestInterruptedCountGoesOn(t *testing.T) {
+	dir := interrupted(t, writeTree(t, manyFiles()))
+	db, err := riffle.Open(dir, options)
+	require.NoError(t, err)
+	lines, err := db.Topic("lines")
+	require.NoError(t, err)
+	counts, err := db.EnsureTopic(t.Context(), "counts", countsConfig)
+	require.NoError(t, err)
+	cr, err := newCounter(t.Context(), db, lines, counts)
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() {
+		_, err := cr.until(ctx, 2901) // one more than there are
+		ended <- err
+	}()
+	require.Eventually(t, func() bool { return cr.all() == 2900 }, time.Minute, time.Millisecond)
+	cancel()
+	require.ErrorIs(t, <-ended, context.Canceled)
+
+	next, err := newCounter(t.Context(), db, lines, counts)
+	require.NoError(t, err)
+	require.EqualValues(t, 2900, next.all())
+	require.NoError(t, db.Close())
 }
 
 // Words are ASCII identifiers and keywords before a //: each case is a line and
@@ -218,16 +291,24 @@ func TestOnlyOwnDirectoryIsToBeRemoved(t *testing.T) {
 var (
 	times  = regexp.MustCompile(` in [0-9.]+[nµm]?s, \d+ a second`)
 	opened = regexp.MustCompile(`in [0-9.]+[nµm]?s, all there`)
+	counts = regexp.MustCompile(`counted:   (\d+) records.*\n`)
 )
 
 // runOn runs the program on a directory and a source, and returns what it
-// prints without what differs from run to run: times and the directory.
+// prints without what differs from run to run: times, the directory, and how many lines
+// are counted before and after the log is opened again, of which it appends the sum.
 func runOn(ctx context.Context, dir string, source fs.FS) (string, error) {
 	var out strings.Builder
 	q := quickstart{dir: dir, source: source, stdout: &out, stderr: io.Discard}
 	err := q.run(ctx)
 	s := times.ReplaceAllString(out.String(), "")
 	s = opened.ReplaceAllString(s, "all there")
+	sum := 0
+	for _, m := range counts.FindAllStringSubmatch(s, -1) {
+		n, _ := strconv.Atoi(m[1]) // it is digits
+		sum += n
+	}
+	s = counts.ReplaceAllString(s, "") + fmt.Sprintf("counted:   %d records\n", sum)
 	return strings.ReplaceAll(s, dir, "DIR"), err
 }
 
