@@ -22,6 +22,18 @@
 // machine where it was on stable storage. A batch is appended as a whole or not
 // at all.
 //
+// # Writing and reading
+//
+// [Partition.Append] and [Partition.Records] are for one partition chosen by hand. A
+// [Producer] chooses partitions by key, and gathers records into batches. A
+// [Consumer] reads all partitions of its topics, or as a member of a [Group] its share
+// of them, and the group remembers how far it got.
+//
+// A consumer's record is handed out when Poll returns it or a loop over Records gets it,
+// and passed when the next Poll, or the next step of the loop, asks for more. What is
+// passed is committed every few seconds, when its partition goes to another member, and
+// by Close. So a break, an error or a crash never commits the record at hand.
+//
 // # Memory
 //
 // What is given to a call is the caller's again when it returns. A [Record] is
