@@ -182,20 +182,7 @@ func (c *topicRun) compare(l *Log) error {
 
 // verify is check, with the power failing during recovery too.
 func (c *topicRun) verify(disk *memfs.FS, seed uint64) error {
-	fsys := errfs.New(disk)
-	fsys.Skip(c.skip)
-	var again error
-	fsys.OnOp(func(op errfs.Op) error {
-		if again == nil && op.N%29 == int64(seed*5)%29 {
-			again = c.check(disk.CrashClone(seed), seed)
-		}
-		return nil
-	})
-	l, err := openTopics(fsys)
-	fsys.OnOp(nil)
-	if err == nil {
-		err = again
-	}
+	l, err := crashWhileOpening(disk, c.skip, seed*5, openTopics, func(disk *memfs.FS) error { return c.check(disk, seed) })
 	for more := range c.seeds { // what was to be removed is half removed
 		if err == nil {
 			err = c.check(disk.CrashClone(seed+more), seed)
