@@ -31,6 +31,7 @@ RAPID = {{$$p := .ImportPath}}{{range .TestImports}}{{if eq . "pgregory.net/rapi
 
 soak: ## Run each property CHECKS=100000 times under the race detector, and fuzz for an hour
 	go test -race -timeout 0 $$(go list -f '$(RAPID)' ./... | tr ' ' '\n' | sort -u) -rapid.checks=$(CHECKS)
+	go test -race -timeout 0 -run 'NoCrash|NoKill' . -args -every=1
 	go test -timeout 0 -run TestKilledProcess . -args -kills=20000
 	FUZZTIME=3600 bash .ci/run fuzz
 

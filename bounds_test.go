@@ -16,6 +16,7 @@ import (
 	"github.com/cespare/xxhash/v2"
 	"github.com/stretchr/testify/require"
 
+	"github.com/rifflelog/riffle/internal/invariants"
 	"github.com/rifflelog/riffle/internal/vfs"
 	"github.com/rifflelog/riffle/internal/vfs/errfs"
 	"github.com/rifflelog/riffle/internal/vfs/memfs"
@@ -300,7 +301,12 @@ func (r *boundsRun) rot() error {
 // partition has the last version that was flushed, or a later one that was set,
 // and what one opening shows the next one has too.
 func TestBoundsSurviveCrashes(t *testing.T) {
-	r := newBoundsRun(t, "", 8)
+	t.Parallel()
+	seeds := uint64(8)
+	if invariants.Enabled {
+		seeds = 2 // as below
+	}
+	r := newBoundsRun(t, "", seeds)
 	require.NoError(t, r.broken)
 	require.Zero(t, r.mem.OpenFiles())
 	require.Zero(t, r.mem.Mappings())
@@ -313,6 +319,10 @@ var boundsSites = []vfs.Site{siteBoundsDir, siteBoundsOpen, siteBoundsFlush, sit
 // TestEveryBoundsSiteIsNeeded leaves out one site after the other and shows that
 // the same run then finds a broken promise.
 func TestEveryBoundsSiteIsNeeded(t *testing.T) {
+	t.Parallel()
+	if invariants.Enabled {
+		return // as TestEverySiteIsNeeded
+	}
 	for _, site := range boundsSites {
 		t.Run(string(site), func(t *testing.T) {
 			r := newBoundsRun(t, site, 4)

@@ -168,6 +168,7 @@ func TestControlRecordsHaveNoKeys(t *testing.T) {
 // not, in small segments, closes or kills the log now and then, and asks for each key
 // since each offset what a scan of all keys says.
 func TestKeyUnchangedIsThatOfAPlainScan(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		disk := memfs.New()
 		cfg := &TopicConfig{
@@ -260,7 +261,11 @@ func TestOneOfManyWins(t *testing.T) {
 // TestHundredsOfThousandsOfKeys looks for keys in all of 300,000 records, while
 // others are appended without end.
 func TestHundredsOfThousandsOfKeys(t *testing.T) {
-	const n, batchOf = 300_000, 100
+	t.Parallel()
+	n, batchOf := 300_000, 100
+	if invariants.Enabled {
+		n = 60_000
+	}
 	p := newPart(t, &TopicConfig{Flush: FlushAsync, SegmentBytes: 4 << 20})
 	for i := 0; i < n; i += batchOf {
 		_, err := p.Append(ctx, keyed(i, batchOf, 20)...)

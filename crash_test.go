@@ -44,21 +44,21 @@ type crashRun struct {
 // site left out, and how many states it looked at.
 func crashEverywhere(skip vfs.Site, seeds uint64) (states int, sites []vfs.Site, broken error) {
 	// What shows without a crash at each operation shows sooner.
-	if c := newCrashRun(skip, seeds, false); c.broken != nil || seeds == 0 {
+	if c := newCrashRun(skip, seeds, 0, 0); c.broken != nil || seeds == 0 {
 		return c.states, c.fs.Sites(), c.broken
 	}
-	c := newCrashRun(skip, seeds, true)
+	c := newCrashRun(skip, seeds, 1, 0)
 	return c.states, c.fs.Sites(), c.broken
 }
 
 var errDead = errors.New("the process is dead")
 
-// killEverywhere runs the workload once for each of its operations, and lets
-// the process die there: neither that operation nor any later one is done. The
-// next process must find what was acknowledged, and what it shows and appends
-// must survive a power cut.
-func killEverywhere(skip vfs.Site) error {
-	for n := int64(1); ; n++ {
+// killEverywhere runs the workload once for each of its operations, or for one of
+// every from a given one on, and lets the process die there: neither that operation
+// nor any later one is done. The next process must find what was acknowledged, and
+// what it shows and appends must survive a power cut.
+func killEverywhere(skip vfs.Site, every, from int64) error {
+	for n := 1 + from%every; ; n += every {
 		mem := memfs.New()
 		c := &crashRun{mem: mem, fs: errfs.New(mem), skip: skip}
 		c.fs.Skip(skip)
@@ -81,7 +81,9 @@ func killEverywhere(skip vfs.Site) error {
 	}
 }
 
-func newCrashRun(skip vfs.Site, seeds uint64, everywhere bool) *crashRun {
+// newCrashRun lets the power fail at one operation of every, see sampled; at none if that
+// is 0.
+func newCrashRun(skip vfs.Site, seeds uint64, every, from int64) *crashRun {
 	mem := memfs.New()
 	c := &crashRun{mem: mem, fs: errfs.New(mem), skip: skip, seeds: seeds}
 	c.fs.Skip(skip)
@@ -89,7 +91,7 @@ func newCrashRun(skip vfs.Site, seeds uint64, everywhere bool) *crashRun {
 	c.fs.OnOp(func(op errfs.Op) error {
 		mu.Lock()
 		defer mu.Unlock()
-		if everywhere && c.broken == nil && changes(op) {
+		if every > 0 && op.N%every == from%every && c.broken == nil && changes(op) {
 			c.crash(op)
 		}
 		return nil
@@ -509,13 +511,15 @@ func flipValueAt(fsys vfs.FS, dir string, fromEnd int64) error {
 // that. What was acknowledged is there, what was shown stays, nothing else
 // appears, and the log goes on.
 func TestNoCrashBreaksAPromise(t *testing.T) {
+	t.Parallel()
 	seeds := uint64(6)
 	if invariants.Enabled {
-		seeds = 1 // see TestEverySiteIsNeeded
+		seeds = 2 // see TestEverySiteIsNeeded
 	}
-	states, _, broken := crashEverywhere("", seeds)
-	require.NoError(t, broken)
-	t.Logf("%d states", states)
+	every, from := sampled(t, 1)
+	c := newCrashRun("", seeds, every, from)
+	require.NoError(t, c.broken)
+	t.Logf("%d states", c.states)
 }
 
 // crashSites are all places in the code that flush, zero or check something for
@@ -536,13 +540,16 @@ var crashSites = []vfs.Site{
 // TestNoKillBreaksAPromise lets the process die before each operation of the
 // same workload.
 func TestNoKillBreaksAPromise(t *testing.T) {
-	require.NoError(t, killEverywhere(""))
+	t.Parallel()
+	every, from := sampled(t, 1)
+	require.NoError(t, killEverywhere("", every, from))
 }
 
 // TestEverySiteIsNeeded leaves out one site after the other and shows that the
 // same run then finds a broken promise: no flush and no check is there for
 // nothing, and none can be lost unnoticed.
 func TestEverySiteIsNeeded(t *testing.T) {
+	t.Parallel()
 	if invariants.Enabled {
 		return // one goroutine at a time: builds without the race detector see as much
 	}
@@ -551,7 +558,7 @@ func TestEverySiteIsNeeded(t *testing.T) {
 			t.Parallel()
 			_, _, broken := crashEverywhere(site, 1)
 			if broken == nil {
-				broken = killEverywhere(site)
+				broken = killEverywhere(site, 1, 0)
 			}
 			if broken == nil {
 				_, _, broken = crashEverywhere(site, 12)

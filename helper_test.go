@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -22,6 +23,28 @@ import (
 // fsFlag runs the tests that work on any file system on another one: under the
 // race detector, "mem" also sees unordered access to mapped memory.
 var fsFlag = flag.String("fs", "os", "file system of the tests: os or mem")
+
+// everyFlag and fromFlag are for the tests that crash or die at each operation: they do at one
+// of so many, from one that is drawn, so that several runs cover all. Builds without the race
+// detector do at each.
+var (
+	everyFlag = flag.Int64("every", 8, "under the race detector, crash at one operation of so many")
+	fromFlag  = flag.Int64("from", -1, "the first operation to crash at, or any such; -1: a random one")
+)
+
+// sampled returns at which operations to crash: one of every, from among them. Plain is every
+// in builds without the race detector.
+func sampled(t testing.TB, plain int64) (every, from int64) {
+	every = plain
+	if invariants.Enabled {
+		every *= max(*everyFlag, 1)
+	}
+	if from = *fromFlag; from < 0 {
+		from = rand.Int64N(every)
+	}
+	t.Logf("-every=%d -from=%d", *everyFlag, from)
+	return every, from
+}
 
 var ctx = context.Background()
 
@@ -126,7 +149,7 @@ func TestMain(m *testing.M) {
 	}
 	lives := "300" // of TestMachine, unless -rapid.checks says otherwise
 	if invariants.Enabled {
-		lives = "150" // the race detector is slow
+		lives = "75" // the race detector is slow
 	}
 	if err := flag.Set("rapid.checks", lives); err != nil {
 		panic(err)

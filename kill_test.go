@@ -45,6 +45,7 @@ var killTopics = map[string]*TopicConfig{
 // later. After one or a few kills the parent opens the log and compares. A killed
 // process loses nothing under either policy. See ledger for what is compared.
 func TestKilledProcessLosesNothing(t *testing.T) {
+	t.Parallel()
 	seed := *killSeed
 	if seed == 0 {
 		seed = rand.Uint64()

@@ -249,6 +249,7 @@ func (h *linHistory) run(t *testing.T, seed uint64, flush FlushPolicy, pause boo
 // that does one thing after the other. In a bubble flushes and reads take time, and
 // contexts end meanwhile; outside of it only processors are in each other's way.
 func TestPartitionIsLinearizable(t *testing.T) {
+	t.Parallel()
 	histories := 150
 	if invariants.Enabled {
 		histories = 40 // the race detector is slow

@@ -455,6 +455,7 @@ func (m *machine) expected(ctx context.Context, p *Partition, b *machineBatch, e
 // is acknowledged is there, what was shown stays as its flush policy says, nothing
 // else appears, and the log goes on.
 func TestMachine(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		if err := newMachine(t, "").live(t); err != nil {
 			t.Fatal(err)
@@ -465,6 +466,7 @@ func TestMachine(t *testing.T) {
 // TestMachineFindsWhatIsLeftOut leaves out one site after the other: each of them
 // breaks a promise in one of a few lives, always the same ones.
 func TestMachineFindsWhatIsLeftOut(t *testing.T) {
+	t.Parallel()
 	if invariants.Enabled {
 		return // builds without the race detector see as much
 	}

@@ -93,6 +93,7 @@ func (l *timedLog) scan(ts int64) Offset {
 // the batches. The first record of each time and the largest are those that
 // looking at all of them finds.
 func TestOffsetAtIsThatOfAPlainScan(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		l := &timedLog{disk: memfs.New(), cfg: &TopicConfig{
 			Flush:         rapid.SampledFrom([]FlushPolicy{FlushBeforeAck, FlushAsync}).Draw(t, "flush"),

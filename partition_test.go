@@ -419,6 +419,7 @@ func TestEncoderClock(t *testing.T) {
 // TestPartitionAgainstAModel runs random appends, reads and reopens against a
 // slice of values.
 func TestPartitionAgainstAModel(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {
 		fsys, dir := testDir(t)
 		if *fsFlag == "os" {

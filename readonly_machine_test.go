@@ -646,6 +646,7 @@ func (m *roMachine) grow(t *rapid.T) error {
 
 // TestReadOnlyMachine lives many random lives, see roMachine.
 func TestReadOnlyMachine(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		m := &roMachine{
 			disk: memfs.New(), every: int64(rapid.SampledFrom([]int{1, 3, 20, 0}).Draw(t, "every")),

@@ -69,6 +69,7 @@ const batchSize = batch.HeaderSize + 9
 // batch, and appends things that are no batch: what is whole is there, the rest
 // is cut from the file, and appending goes on.
 func TestTornTailIsCut(t *testing.T) {
+	t.Parallel()
 	tails := map[string][]byte{
 		"zeros":               make([]byte, 5000),
 		"garbage":             []byte(strings.Repeat("garbage", 100)),
@@ -560,6 +561,7 @@ func killedAtBatches(t *testing.T, flush FlushPolicy, more int) (disk *memfs.FS,
 // batches that would go on from it: its own header and record say that these bytes
 // are its. It is cut, also with zeros behind it.
 func TestTornValueOfBatches(t *testing.T) {
+	t.Parallel()
 	for _, flush := range []FlushPolicy{FlushBeforeAck, FlushAsync} {
 		for _, spare := range []int64{0, 5000} {
 			_, _, pos, end := killedAtBatches(t, flush, 0)

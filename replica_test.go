@@ -756,6 +756,7 @@ func TestReplicaHasNoGapAtItsEnd(t *testing.T) {
 // After any truncations, appends and high watermarks, killed in between or not,
 // a replica is what a list of batches says.
 func TestReplicaAgreesWithAList(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		fsys := memfs.New()
 		flush := rapid.SampledFrom([]FlushPolicy{FlushBeforeAck, FlushAsync}).Draw(t, "flush")

@@ -237,8 +237,8 @@ func (c *topicRun) check(disk *memfs.FS, seed uint64) error {
 	return err
 }
 
-// crashTopics lets the power fail before each operation.
-func crashTopics(skip vfs.Site, seeds uint64) (sites []vfs.Site, broken error) {
+// crashTopics lets the power fail before one operation of every, see sampled.
+func crashTopics(skip vfs.Site, seeds uint64, every, from int64) (sites []vfs.Site, broken error) {
 	mem := memfs.New()
 	c := &topicRun{mem: mem, fs: errfs.New(mem), skip: skip, seeds: seeds}
 	c.fs.Skip(skip)
@@ -247,7 +247,7 @@ func crashTopics(skip vfs.Site, seeds uint64) (sites []vfs.Site, broken error) {
 		mu.Lock()
 		defer mu.Unlock()
 		for seed := range c.seeds {
-			if c.broken != nil || !changes(op) {
+			if c.broken != nil || op.N%every != from%every || !changes(op) {
 				break
 			}
 			if err := c.verify(c.mem.CrashClone(seed), seed); err != nil {
@@ -263,9 +263,9 @@ func crashTopics(skip vfs.Site, seeds uint64) (sites []vfs.Site, broken error) {
 	return c.fs.Sites(), c.broken
 }
 
-// dieInTopics lets the process die at each operation, and the power fail later.
-func dieInTopics(skip vfs.Site) error {
-	for n := int64(1); ; n++ {
+// dieInTopics lets the process die at one operation of every, and the power fail later.
+func dieInTopics(skip vfs.Site, every, from int64) error {
+	for n := 1 + from%every; ; n += every {
 		mem := memfs.New()
 		c := &topicRun{mem: mem, fs: errfs.New(mem), skip: skip}
 		c.fs.Skip(skip)
@@ -293,13 +293,15 @@ var topicSites = []vfs.Site{
 // TestNoCrashBreaksATopic crashes and kills at each operation of creating,
 // configuring, growing and deleting topics, and of making snapshots of that.
 func TestNoCrashBreaksATopic(t *testing.T) {
+	t.Parallel()
 	seeds := uint64(4)
 	if invariants.Enabled {
 		seeds = 1
 	}
-	sites, broken := crashTopics("", seeds)
+	every, from := sampled(t, 1)
+	sites, broken := crashTopics("", seeds, every, from)
 	require.NoError(t, broken)
-	require.NoError(t, dieInTopics(""))
+	require.NoError(t, dieInTopics("", every, from))
 	for _, site := range []vfs.Site{siteDeleteDir, siteSnapshot + ".flush", siteSnapshot + ".syncdir"} {
 		require.True(t, slices.Contains(sites, site), site)
 	}
@@ -307,18 +309,19 @@ func TestNoCrashBreaksATopic(t *testing.T) {
 
 // TestEveryTopicSiteIsNeeded leaves out one after the other.
 func TestEveryTopicSiteIsNeeded(t *testing.T) {
+	t.Parallel()
 	if invariants.Enabled {
 		return // as TestEverySiteIsNeeded
 	}
 	for _, site := range topicSites {
 		t.Run(string(site), func(t *testing.T) {
 			t.Parallel()
-			_, broken := crashTopics(site, 2)
+			_, broken := crashTopics(site, 2, 1, 0)
 			if broken == nil {
-				broken = dieInTopics(site)
+				broken = dieInTopics(site, 1, 0)
 			}
 			if broken == nil {
-				_, broken = crashTopics(site, 5)
+				_, broken = crashTopics(site, 5, 1, 0)
 			}
 			require.Error(t, broken, "nothing breaks without %s", site)
 			t.Log(broken)
@@ -330,6 +333,7 @@ func TestEveryTopicSiteIsNeeded(t *testing.T) {
 // any order, a kill or a power cut at any operation, restarts. A crash decides what the
 // step that was under way has done; from then on that stays.
 func TestTopicMachine(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		mem := memfs.New()
 		c := &topicRun{now: topicWorld{}}

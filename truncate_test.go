@@ -27,6 +27,7 @@ import (
 // another epoch, and opening it again finds the same. Kafka: UnifiedLogTest,
 // "truncate".
 func TestTruncateTo(t *testing.T) {
+	t.Parallel()
 	all := run(0, 1, 25)
 	all = append(all, run(endOf(0, all), 4, 25)...)
 	end := endOf(0, all)
@@ -469,6 +470,7 @@ func TestTruncationAndFlushesExclude(t *testing.T) {
 // epochs. Each loop shows records whose offsets and epochs go on, of batches
 // that were sent, and ends with an *OffsetError at most.
 func TestReadersWhileTruncating(t *testing.T) {
+	t.Parallel()
 	for _, cfg := range []TopicConfig{
 		{Flush: FlushBeforeAck, SegmentBytes: 1024},
 		{Flush: FlushAsync, SegmentBytes: 1024},
@@ -883,6 +885,8 @@ type replicaRun struct {
 	seeds uint64 // states drawn per operation
 	flush FlushPolicy
 
+	every, from int64 // see sampled; zero: the power fails before each operation
+
 	l     *Log
 	p     *Partition
 	legal []legalLog
@@ -927,7 +931,7 @@ func (r *replicaRun) run(everywhere bool, die int64) error {
 		if r.skip != "" && op.Site == r.skip {
 			r.skipped = true
 		}
-		everywhere := everywhere && (r.skip == "" || r.skipped) && changes(op)
+		everywhere := everywhere && (op.N-r.from)%max(r.every, 1) == 0 && (r.skip == "" || r.skipped) && changes(op)
 		for seed := uint64(0); everywhere && r.broken == nil && seed < r.seeds; seed++ {
 			r.states++
 			if err := r.verify(r.mem.CrashClone(seed), seed); err != nil {
@@ -1238,22 +1242,25 @@ func (r *replicaRun) found(p *Partition) (found legalLog, err error) {
 // TestNoCrashBreaksAReplica lets the power fail before each operation of a
 // replica's life, and lets the process die at some of them.
 func TestNoCrashBreaksAReplica(t *testing.T) {
+	t.Parallel()
 	seeds := uint64(2)
 	if invariants.Enabled {
 		seeds = 1 // see TestEveryReplicaSiteIsNeeded
 	}
 	for _, flush := range []FlushPolicy{FlushBeforeAck, FlushAsync} {
-		r := &replicaRun{seeds: seeds, flush: flush}
+		every, from := sampled(t, 1)
+		r := &replicaRun{seeds: seeds, flush: flush, every: every, from: from}
 		require.NoError(t, r.run(true, 0))
 		require.Equal(t, flush == FlushAsync, r.mapped)
 		t.Logf("%d states", r.states)
-		require.NoError(t, killReplicas(flush, "", 5))
+		every, from = sampled(t, 5)
+		require.NoError(t, killReplicas(flush, "", every, from))
 	}
 }
 
-// killReplicas lets the process die at each step-th operation.
-func killReplicas(flush FlushPolicy, skip vfs.Site, step int64) error {
-	for die := int64(1); ; die += step {
+// killReplicas lets the process die at one operation of every, see sampled.
+func killReplicas(flush FlushPolicy, skip vfs.Site, every, from int64) error {
+	for die := 1 + from%every; ; die += every {
 		r := &replicaRun{flush: flush, skip: skip}
 		err := r.run(false, die)
 		if r.fs.Ops() < die {
@@ -1275,6 +1282,7 @@ var replicaSites = []vfs.Site{
 // TestEveryReplicaSiteIsNeeded leaves out one site after the other and shows
 // that the same run then finds a broken promise.
 func TestEveryReplicaSiteIsNeeded(t *testing.T) {
+	t.Parallel()
 	if invariants.Enabled {
 		return // one goroutine at a time: builds without the race detector see as much
 	}
@@ -1290,7 +1298,7 @@ func TestEveryReplicaSiteIsNeeded(t *testing.T) {
 				case 0:
 					broken = (&replicaRun{seeds: 1, flush: flush, skip: site}).run(true, 0)
 				case 1:
-					broken = killReplicas(flush, site, 5)
+					broken = killReplicas(flush, site, 5, 0)
 				default:
 					broken = (&replicaRun{seeds: 6, flush: flush, skip: site}).run(true, 0)
 				}

@@ -18,6 +18,8 @@ import (
 	"github.com/pierrec/lz4/v4"
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
+
+	"github.com/rifflelog/riffle/internal/invariants"
 )
 
 var (
@@ -159,7 +161,11 @@ func TestCodecsAndLevelsAreKafkas(t *testing.T) {
 // and leaves dst as it was, for small and large outputs and with dst having spare capacity or none.
 func TestLimitIsExact(t *testing.T) {
 	for _, c := range allCodecs {
-		for _, n := range []int{0, 1, 2, 100, 5000, 32 << 10, 64 << 10, 100_000, 128 << 10, 300_000} {
+		sizes := []int{0, 1, 2, 100, 5000, 32 << 10, 64 << 10, 100_000, 128 << 10, 300_000}
+		if invariants.Enabled {
+			sizes = []int{0, 1, 100, 64 << 10} // as in TestDamagedBytesNeverPanic
+		}
+		for _, n := range sizes {
 			for _, src := range [][]byte{records(n), noise(n), make([]byte, n)} {
 				for name, packed := range variants(t, c, src) {
 					for _, spare := range []int{0, 3, n, n + 100, 4 * n} {
@@ -309,10 +315,14 @@ func TestTruncatedAnywhere(t *testing.T) {
 // alone when it is an error: every bit of the first 40 bytes, and 80 random places.
 func TestDamagedBytesNeverPanic(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
+	step := 1
+	if invariants.Enabled {
+		step = 7 // it looks for what is shared between goroutines and for bad pointers
+	}
 	for _, c := range coders {
 		for _, src := range [][]byte{records(3000), noise(500), make([]byte, 150_000), records(70_000)} {
 			for _, packed := range variants(t, c, src) {
-				for i := range 400 {
+				for i := 0; i < 400; i += step {
 					bad := bytes.Clone(packed)
 					if i < 320 {
 						bad[min(i/8, len(bad)-1)] ^= 1 << (i % 8)
