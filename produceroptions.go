@@ -72,7 +72,7 @@ type ProducerHooks struct {
 	// it. An error refuses the record, and is what its sender gets.
 	Send func(context.Context, *Record) error
 	// Acked is called when a record was sent or has failed, before its done, where that
-	// is; not for one that Send or Enqueue refused.
+	// is; not for one that Send or Enqueue refused. Its panics are logged.
 	Acked func(RecordMetadata, error)
 }
 

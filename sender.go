@@ -426,31 +426,32 @@ func (p *Producer) tell(part *Partition, b *sendBatch, err error) {
 			ts = b.encoded.MaxTimestamp()
 		}
 		m.Timestamp = time.UnixMilli(ts).UTC()
-		p.callDone(r.done, m, err)
+		p.callAcked(m, err)
+		p.call(r.done, m, err)
 	}
 }
 
-// callDone calls the caller's code for one record.
-func (p *Producer) callDone(done func(RecordMetadata, error), m RecordMetadata, err error) {
+// callAcked calls the hooks for one record.
+func (p *Producer) callAcked(m RecordMetadata, err error) {
+	if !p.acked {
+		return
+	}
+	for _, h := range p.opts.Hooks {
+		p.call(h.Acked, m, err)
+	}
+}
+
+// call calls the caller's code for one record. Its panic keeps no other code from being
+// called: somebody may wait for that.
+func (p *Producer) call(f func(RecordMetadata, error), m RecordMetadata, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			p.log.opts.Logger.Error("a callback of a producer has panicked",
 				"client", p.opts.ClientID, "topic", m.Topic, "panic", r, "stack", string(debug.Stack()))
 		}
 	}()
-	if p.acked {
-		p.callAcked(m, err)
-	}
-	if done != nil {
-		done(m, err)
-	}
-}
-
-func (p *Producer) callAcked(m RecordMetadata, err error) {
-	for _, h := range p.opts.Hooks {
-		if h.Acked != nil {
-			h.Acked(m, err)
-		}
+	if f != nil {
+		f(m, err)
 	}
 }
 

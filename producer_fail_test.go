@@ -1,0 +1,33 @@
+package riffle
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/rifflelog/riffle/internal/vfs/memfs"
+)
+
+// TestPanickingHookKeepsNobodyWaiting: a hook that panics is no reason not to call the next
+// one, nor a record's done, on which Send waits; and what was sent is not the caller's panic.
+func TestPanickingHookKeepsNobodyWaiting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		second := 0
+		p := producerOn(t, memfs.New(), "/data", nil, &ProducerOptions{Linger: time.Second, Hooks: []ProducerHooks{
+			{Acked: func(RecordMetadata, error) { panic("the hook's") }},
+			{Acked: func(RecordMetadata, error) { second++ }},
+		}})
+		short, cancel := context.WithTimeout(ctx, time.Minute)
+		defer cancel()
+		_, err := p.Send(short, to("a"))
+		require.NoError(t, err)
+		direct, err := p.log.NewProducer(&ProducerOptions{Hooks: p.opts.Hooks})
+		require.NoError(t, err)
+		_, err = direct.Send(short, to("b"))
+		require.NoError(t, err)
+		require.Equal(t, 2, second)
+	})
+}
