@@ -3,6 +3,7 @@ package riffle
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -123,6 +124,7 @@ func (p *Producer) lookUp(name string) (*sendTopic, error) {
 		if topic.internal {
 			return nil, errInternal(name)
 		}
+		p.forgetTopics()
 		t = &sendTopic{topic: topic, sticky: -1}
 		p.topics[name] = t
 	}
@@ -133,6 +135,19 @@ func (p *Producer) lookUp(name string) (*sendTopic, error) {
 	}
 	p.last = t
 	return t, nil
+}
+
+// minTopics is how many topics a producer may know before it forgets deleted ones.
+const minTopics = 64
+
+// forgetTopics forgets those that are deleted, each time that there are twice as many as
+// were left the time before. Called with mu held.
+func (p *Producer) forgetTopics() {
+	if len(p.topics) < max(p.forgetAt, minTopics) {
+		return
+	}
+	maps.DeleteFunc(p.topics, func(_ string, t *sendTopic) bool { return t.queues[0].p.gone.Load() })
+	p.forgetAt = 2 * len(p.topics)
 }
 
 // choose returns the queue of r by the default partitioner. Called with mu held.

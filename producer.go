@@ -24,6 +24,7 @@ type Producer struct {
 	// mu guards what follows. The partition's lock is not taken under it.
 	mu       sync.Mutex
 	topics   map[string]*sendTopic
+	forgetAt int        // see forgetTopics
 	last     *sendTopic // that a record was sent to
 	active   []*sendQueue
 	used     int64 // of BufferBytes

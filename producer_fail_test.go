@@ -2,6 +2,7 @@ package riffle
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -30,4 +31,21 @@ func TestPanickingHookKeepsNobodyWaiting(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, 2, second)
 	})
+}
+
+// TestProducerForgetsDeletedTopics: topics that come and go leave nothing in it.
+func TestProducerForgetsDeletedTopics(t *testing.T) {
+	fsys, dir := testDir(t)
+	l := openAt(t, fsys, dir, nil)
+	p, err := l.NewProducer(nil)
+	require.NoError(t, err)
+	for i := range 100 {
+		name := fmt.Sprint("topic-", i)
+		_, err := l.CreateTopic(ctx, name, nil)
+		require.NoError(t, err)
+		require.NoError(t, p.Enqueue(ctx, Record{Topic: name}, nil))
+		require.NoError(t, p.Flush(ctx))
+		require.NoError(t, l.DeleteTopic(ctx, name))
+		require.LessOrEqual(t, len(p.topics), minTopics+1)
+	}
 }
