@@ -205,7 +205,7 @@ func (p *Producer) add(q *sendQueue, r *Record, done func(RecordMetadata, error)
 // openBatch opens a batch that takes size bytes.
 func (p *Producer) openBatch(q *sendQueue, size int64) {
 	b := sendBatches.Get().(*sendBatch)
-	if int64(cap(b.buf)) < size {
+	if n := int64(cap(b.buf)); n < size || n > size+size/16 { // no more than it counts for
 		b.buf = make([]byte, 0, size)
 	}
 	if int64(cap(b.recs))*sendRecordSize > size/2 {

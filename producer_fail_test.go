@@ -49,3 +49,22 @@ func TestProducerForgetsDeletedTopics(t *testing.T) {
 		require.LessOrEqual(t, len(p.topics), minTopics+1)
 	}
 }
+
+// TestLargeBuffersAreNotKept: a batch takes no more memory than it counts for, also if
+// it was a larger one before.
+func TestLargeBuffersAreNotKept(t *testing.T) {
+	p := newProducerOn(t, nil, nil)
+	top, err := p.log.Topic("topic")
+	require.NoError(t, err)
+	for range 10 { // the pool forgets some under the race detector
+		sendBatches.Put(&sendBatch{buf: make([]byte, 0, 1<<20)})
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for range 10 {
+		q := &sendQueue{p: top.all()[0]}
+		p.openBatch(q, 64<<10)
+		require.LessOrEqual(t, int64(cap(q.open.buf)), q.open.charged+q.open.charged/10)
+		p.free(q.open)
+	}
+}
