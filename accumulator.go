@@ -305,12 +305,12 @@ func (p *Producer) grant() {
 	}
 }
 
-// waitForRoom waits until it is the caller's turn, and there is memory. Called with mu
-// held, which it releases and takes again; also if it returns an error. The caller calls
-// p.served afterwards.
-func (p *Producer) waitForRoom(ctx context.Context, size int64) (*roomWaiter, error) {
-	w := &roomWaiter{size: size, ready: make(chan struct{})}
-	p.waiters = append(p.waiters, w)
+// waitForRoom waits until it is w's turn, which is one of p.waiters, and there are so many
+// bytes. He may wait again then, and keeps his place, if a batch that is open has grown
+// meanwhile. Called with mu held, which it releases and takes again; also if it returns an
+// error.
+func (p *Producer) waitForRoom(ctx context.Context, w *roomWaiter, size int64) error {
+	w.size, w.ready = size, make(chan struct{})
 	p.poke(true) // what is open leaves now
 	p.mu.Unlock()
 	var err error
@@ -319,12 +319,14 @@ func (p *Producer) waitForRoom(ctx context.Context, size int64) (*roomWaiter, er
 	case <-ctx.Done():
 		err = ctx.Err()
 	case <-p.closing:
-		err = ErrClosed
 	case <-p.log.broken:
 		err = p.log.closedError()
 	}
 	p.mu.Lock()
-	return w, err
+	if err == nil && (p.closed) {
+		err = p.log.closedError()
+	}
+	return err
 }
 
 // served ends the wait of w. Called with mu held.

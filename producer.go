@@ -309,17 +309,19 @@ func (p *Producer) enqueue(ctx context.Context, q *sendQueue, r *Record, done fu
 		return ErrClosed
 	}
 	missing, err := p.add(q, r, done)
+	if missing == 0 {
+		return err
+	}
+	w := &roomWaiter{}
+	p.waiters = append(p.waiters, w)
+	defer p.served(w) // before the lock is released
 	for missing > 0 {
-		w, ended := p.waitForRoom(ctx, missing)
-		if err = ended; err == nil && p.closed {
-			err = ErrClosed
+		if err := p.waitForRoom(ctx, w, missing); err != nil {
+			return err
 		}
-		if missing = 0; err == nil {
-			p.granted = true
-			missing, err = p.add(q, r, done)
-			p.granted = false
-		}
-		p.served(w)
+		p.granted = true
+		missing, err = p.add(q, r, done)
+		p.granted = false
 	}
 	return err
 }

@@ -3,12 +3,16 @@ package riffle
 import (
 	"context"
 	"fmt"
+	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/rifflelog/riffle/internal/vfs"
+	"github.com/rifflelog/riffle/internal/vfs/errfs"
 	"github.com/rifflelog/riffle/internal/vfs/memfs"
 )
 
@@ -48,6 +52,44 @@ func TestProducerForgetsDeletedTopics(t *testing.T) {
 		require.NoError(t, l.DeleteTopic(ctx, name))
 		require.LessOrEqual(t, len(p.topics), minTopics+1)
 	}
+}
+
+// TestWaitingKeepsItsTurn: who is called since there is room, and finds that a batch has
+// grown meanwhile, waits on as the first.
+func TestWaitingKeepsItsTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fsys := errfs.New(memfs.New())
+		p := producerOn(t, fsys, "/data", nil, &ProducerOptions{BatchBytes: 1 << 10, BufferBytes: 3<<10 - 1})
+		heal := fsys.Add(errfs.Rule{Kind: errfs.Write, Err: vfs.ErrNoSpace})
+		var order []int
+		var mu sync.Mutex
+		var wg sync.WaitGroup
+		for i := range 5 { // two have room
+			wg.Go(func() {
+				err := p.Enqueue(ctx, to(strings.Repeat("x", 900)), func(RecordMetadata, error) {
+					mu.Lock()
+					defer mu.Unlock()
+					order = append(order, i)
+				})
+				if err != nil {
+					t.Error(err)
+				}
+			})
+			synctest.Wait()
+		}
+		p.mu.Lock()
+		require.Len(t, p.waiters, 3)
+		used := p.used
+		p.used = 0
+		p.grant()
+		p.used = used
+		p.mu.Unlock()
+		synctest.Wait()
+		heal()
+		wg.Wait()
+		require.NoError(t, p.Flush(ctx))
+		require.Equal(t, []int{0, 1, 2, 3, 4}, order)
+	})
 }
 
 // TestLargeBuffersAreNotKept: a batch takes no more memory than it counts for, also if
