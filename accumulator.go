@@ -320,10 +320,9 @@ func (p *Producer) waitForRoom(ctx context.Context, w *roomWaiter, size int64) e
 		err = ctx.Err()
 	case <-p.closing:
 	case <-p.log.broken:
-		err = p.log.closedError()
 	}
 	p.mu.Lock()
-	if err == nil && (p.closed) {
+	if err == nil && (p.closed || p.log.hasFailed()) {
 		err = p.log.closedError()
 	}
 	return err

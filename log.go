@@ -355,6 +355,9 @@ func (l *Log) isClosing() bool {
 	}
 }
 
+// hasFailed says whether the log has failed, through a panic of ours.
+func (l *Log) hasFailed() bool { return l.cause.Load() != nil }
+
 // closedError is ErrClosed, with the cause if it was a failure of ours.
 func (l *Log) closedError() error {
 	if cause := l.cause.Load(); cause != nil {

@@ -305,8 +305,8 @@ func (p *Producer) ask(ctx context.Context, r *Record) (int, error) {
 func (p *Producer) enqueue(ctx context.Context, q *sendQueue, r *Record, done func(RecordMetadata, error)) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.closed {
-		return ErrClosed
+	if p.closed || p.log.hasFailed() {
+		return p.log.closedError()
 	}
 	missing, err := p.add(q, r, done)
 	if missing == 0 {

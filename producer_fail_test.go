@@ -2,6 +2,7 @@ package riffle
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -34,6 +35,52 @@ func TestPanickingHookKeepsNobodyWaiting(t *testing.T) {
 		_, err = direct.Send(short, to("b"))
 		require.NoError(t, err)
 		require.Equal(t, 2, second)
+	})
+}
+
+// TestBrokenLogEndsRecords: when the log has failed, what a producer holds ends, also what
+// lingers or waits for a flush that hangs, and it takes no more, not even from a done.
+func TestBrokenLogEndsRecords(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fsys := errfs.New(memfs.New())
+		l, err := open(fsys, "/data", nil)
+		require.NoError(t, err)
+		_, err = l.EnsureTopic(ctx, "topic", &TopicConfig{Partitions: 2})
+		require.NoError(t, err)
+		p, err := l.NewProducer(&ProducerOptions{Linger: time.Hour, DeliveryTimeout: 2 * time.Hour, Partitioner: Manual})
+		require.NoError(t, err)
+		fsys.Add(errfs.Rule{Kind: errfs.Sync, Site: siteFlush, Decide: func(errfs.Op) error {
+			time.Sleep(10 * time.Second)
+			return nil
+		}})
+		var errs, again []error
+		done := func(_ RecordMetadata, err error) {
+			errs = append(errs, err)
+			again = append(again, p.Enqueue(ctx, to("again"), nil))
+		}
+		require.NoError(t, p.Enqueue(ctx, to("flying"), done))
+		short, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		require.ErrorIs(t, p.Flush(short), context.DeadlineExceeded)
+		other := to("open")
+		other.Partition = 1
+		require.NoError(t, p.Enqueue(ctx, other, done))
+		synctest.Wait()
+		require.Empty(t, errs)
+		began := time.Now()
+		l.breakDown("test")
+		synctest.Wait()
+		require.Equal(t, began, time.Now())
+		require.Len(t, errs, 2)
+		for i, err := range errs {
+			require.ErrorIs(t, err, ErrClosed)
+			require.Equal(t, i == 0, errors.Is(err, ErrInDoubt))
+			require.ErrorIs(t, again[i], ErrClosed)
+		}
+		require.ErrorIs(t, p.Enqueue(ctx, to("late"), nil), ErrClosed)
+		require.Zero(t, p.used)
+		require.NoError(t, p.Close())
+		require.ErrorIs(t, l.Close(), ErrClosed)
 	})
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -45,8 +46,8 @@ type sendRun struct {
 
 // TestEveryRecordEndsOnce draws lives of a producer: records one at a time, all at once or
 // without waiting, from several goroutines, with contexts that end, flushes, a full disk
-// that heals, writes and flushes that fail or take their time, a topic that takes less, and
-// a close with or without patience. Each record that was taken ends once; what was acknowledged is in the log once, at
+// that heals, writes and flushes that fail or take their time, a topic that takes less, a log
+// that fails, and a close with or without patience. Each record that was taken ends once; what was acknowledged is in the log once, at
 // its offset, in the order in which it was sent and hears of it; what failed without doubt is not there.
 func TestEveryRecordEndsOnce(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
@@ -63,6 +64,10 @@ func TestEveryRecordEndsOnce(t *testing.T) {
 		}
 		patience := rapid.SampledFrom([]time.Duration{0, time.Second, time.Minute}).Draw(rt, "close within")
 		producerFirst := rapid.Bool().Draw(rt, "producer first")
+		if rapid.IntRange(0, 5).Draw(rt, "breaks") == 0 { // a panic of ours
+			at := rapid.IntRange(0, len(steps)).Draw(rt, "at")
+			steps = slices.Insert(steps, at, func() { r.p.log.breakDown("test") })
+		}
 		var broken error
 		synctest.Test(t, func(*testing.T) { // what is drawn is drawn outside
 			broken = r.live(cfg, opts, steps, patience, producerFirst)
@@ -207,11 +212,11 @@ func (r *sendRun) flush(ctx context.Context) {
 		}
 	}
 	r.mu.Unlock()
-	_ = r.p.Flush(ctx)
+	err := r.p.Flush(ctx)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, s := range before {
-		if ctx.Err() == nil && s.ended == 0 {
+		if ctx.Err() == nil && !errors.Is(err, ErrClosed) && s.ended == 0 {
 			r.broken = errors.New("a flush did not wait for a record")
 		}
 	}

@@ -82,9 +82,7 @@ func (p *Producer) run() {
 		}
 		p.mu.Unlock()
 		if len(s.steps) == 0 {
-			if !s.sleep(now, next) {
-				return
-			}
+			s.sleep(now, next)
 			continue
 		}
 		for _, step := range s.steps {
@@ -153,6 +151,9 @@ func (p *Producer) outcome(b *sendBatch, now time.Time) (err error, ended bool) 
 		return inDoubt(b.round.err), true
 	default:
 	}
+	if p.log.hasFailed() { // the round may never end
+		return inDoubt(p.log.closedError()), true
+	}
 	if now.Sub(b.since) >= p.opts.DeliveryTimeout {
 		return inDoubt(fmt.Errorf("%w: DeliveryTimeout is %v", ErrTimeout, p.opts.DeliveryTimeout)), true
 	}
@@ -164,6 +165,8 @@ func (p *Producer) overdue(b *sendBatch, now time.Time) error {
 	switch {
 	case p.dropping:
 		return ErrClosed
+	case p.log.hasFailed(): // its partitions may be locked for ever
+		return p.log.closedError()
 	case now.Sub(b.since) >= p.opts.DeliveryTimeout:
 		return fmt.Errorf("%w: DeliveryTimeout is %v", ErrTimeout, p.opts.DeliveryTimeout)
 	}
@@ -214,8 +217,8 @@ func (s *sender) stop() {
 	}
 }
 
-// sleep waits until there may be something to do. It returns false if the log has failed.
-func (s *sender) sleep(now, next time.Time) bool {
+// sleep waits until there may be something to do.
+func (s *sender) sleep(now, next time.Time) {
 	var timeout <-chan time.Time
 	if !next.IsZero() {
 		if s.timer == nil {
@@ -228,10 +231,9 @@ func (s *sender) sleep(now, next time.Time) bool {
 	p := s.p
 	select {
 	case <-p.wake:
-		return true
+		return
 	case <-timeout:
-	case <-p.log.broken:
-		return false
+	case <-p.log.broken: // all that is held ends now
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -239,7 +241,6 @@ func (s *sender) sleep(now, next time.Time) bool {
 		<-p.wake // who woke us meanwhile has left it there
 	}
 	p.asleep = false
-	return true
 }
 
 // take does a step.
