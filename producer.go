@@ -36,6 +36,7 @@ type Producer struct {
 	hurry    int           // nobody lingers: so many wait for what is buffered
 	closed   bool          // nothing more is taken
 	dropping bool          // what is unsent fails
+	failed   error         // the first one of closing
 	spare    []*sendWaiter
 	silent   error // the first error of a record without a done since the last Flush
 }
@@ -88,7 +89,9 @@ func (p *Producer) Send(ctx context.Context, r Record) (RecordMetadata, error) {
 				q.p.countError()
 				err = q.p.error("send", err)
 			}
-			p.callAcked(m, err)
+			if !isRefusal(err) {
+				p.callAcked(m, err)
+			}
 			return m, err
 		}
 	}
@@ -109,6 +112,11 @@ func (p *Producer) Send(ctx context.Context, r Record) (RecordMetadata, error) {
 	case <-p.log.broken:
 		return unsent(&r), sendError(&r, inDoubt(p.log.closedError()))
 	}
+}
+
+// isRefusal says whether err is of a record that no batch can have.
+func isRefusal(err error) bool {
+	return errors.Is(err, ErrInvalidRecord) || errors.Is(err, ErrRecordTooLarge) || errors.Is(err, ErrBatchTooLarge)
 }
 
 // sendUnheard is Send under AcksNone.
@@ -384,7 +392,7 @@ func (p *Producer) hurryUp(n int) {
 
 // Shutdown takes no more records, and returns when all that it has are acknowledged or have
 // failed. When ctx ends it stops waiting and returns ctx's error: what is not appended by
-// then fails with ErrClosed.
+// then fails with ErrClosed. It may be called again, and returns the first error again.
 func (p *Producer) Shutdown(ctx context.Context) error {
 	p.mu.Lock()
 	p.stop()
@@ -397,21 +405,26 @@ func (p *Producer) Shutdown(ctx context.Context) error {
 	}
 	p.mu.Unlock()
 	defer p.log.dropProducer(p)
-	if idle == nil {
-		return nil
-	}
-	select {
-	case <-idle:
-		return nil
-	case <-p.log.broken:
-		return fmt.Errorf("close producer: %w", p.log.closedError())
-	case <-ctx.Done():
+	var err error
+	if idle != nil {
+		select {
+		case <-idle:
+		case <-p.log.broken:
+			err = fmt.Errorf("close producer: %w", p.log.closedError())
+		case <-ctx.Done():
+			err = fmt.Errorf("close producer: %w", ctx.Err())
+		}
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.dropping = true
-	p.poke(true)
-	return fmt.Errorf("close producer: %w", ctx.Err())
+	if err != nil {
+		p.dropping = true
+		p.poke(true)
+	}
+	if p.failed == nil {
+		p.failed = err
+	}
+	return p.failed
 }
 
 // stop ends the taking of records. Called with mu held.
@@ -423,7 +436,7 @@ func (p *Producer) stop() {
 	p.poke(true)
 }
 
-// Close is Shutdown with 30 seconds to do it in. It may be called again.
+// Close is Shutdown with 30 seconds to do it in.
 func (p *Producer) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()

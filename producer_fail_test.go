@@ -157,3 +157,38 @@ func TestLargeBuffersAreNotKept(t *testing.T) {
 		p.free(q.open)
 	}
 }
+
+// TestAckedHearsOfNoRefusedRecord: neither of one that Send refuses, nor of one that Enqueue
+// does.
+func TestAckedHearsOfNoRefusedRecord(t *testing.T) {
+	heard := 0
+	p := producerOn(t, memfs.New(), "/data", nil, &ProducerOptions{Hooks: []ProducerHooks{{Acked: func(RecordMetadata, error) { heard++ }}}})
+	for _, bad := range []Record{
+		{Topic: "topic", Value: make([]byte, 2<<20)},
+		{Topic: "topic", Timestamp: time.Unix(-1, 0)},
+		{Topic: "nowhere"},
+	} {
+		_, err := p.Send(ctx, bad)
+		require.Error(t, err)
+		require.Error(t, p.Enqueue(ctx, bad, nil))
+	}
+	require.Zero(t, heard)
+	_, err := p.Send(ctx, Record{Topic: "topic"})
+	require.NoError(t, err)
+	require.Equal(t, 1, heard)
+}
+
+// TestProducerClosesWithItsFirstError: also when a later call finds nothing left to do.
+func TestProducerClosesWithItsFirstError(t *testing.T) {
+	fsys := errfs.New(memfs.New())
+	p := producerOn(t, fsys, "/data", nil, nil)
+	_, err := p.Send(ctx, Record{Topic: "topic"})
+	require.NoError(t, err)
+	heal := fsys.Add(errfs.Rule{Kind: errfs.Write, Err: vfs.ErrNoSpace})
+	require.NoError(t, p.Enqueue(ctx, Record{Topic: "topic"}, nil))
+	ended, cancel := context.WithCancel(ctx)
+	cancel()
+	require.ErrorIs(t, p.Shutdown(ended), context.Canceled)
+	heal()
+	require.ErrorIs(t, p.Close(), context.Canceled)
+}
