@@ -280,10 +280,13 @@ func (c *Coordinator) forget(g *group) {
 	delete(c.groups, g.name)
 }
 
-// newID returns an id for a new member of g, or nothing if NewMemberID repeats
+// maxPrefix is how much of a client's id is in the ids of its members.
+const maxPrefix = 255
+
+// newID returns an id for a new member of g, or an error if NewMemberID repeats
 // itself.
 func (c *Coordinator) newID(g *group, prefix string) (string, error) {
-	id := c.cfg.NewMemberID(prefix)
+	id := c.cfg.NewMemberID(cut(prefix, maxPrefix))
 	if id == "" || len(id) > maxString || g.byID[id] != nil || g.pending[id] != nil {
 		return "", fmt.Errorf("member id %q is not a new one", id)
 	}

@@ -1,6 +1,7 @@
 package group
 
 import (
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -82,6 +83,15 @@ func TestWhoNeedsNoID(t *testing.T) {
 			require.True(t, w.joined().leader)
 		})
 	}
+}
+
+// A long client id is in the member's id in part.
+func TestLongClientID(t *testing.T) {
+	r := newRig(t)
+	req := r.member().joinRequest()
+	req.Version = 3
+	r.take(r.c.Handle(Call{ID: 1000, ClientID: strings.Repeat("c", math.MaxInt16), Request: req}, r.now))
+	require.Len(t, answerOf[*kmsg.JoinGroupResponse](r, 1000).MemberID, 255+len("-1"))
 }
 
 // What cannot join is told why, and nothing has changed.
