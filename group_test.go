@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -86,4 +87,27 @@ func cleanCloses(t *testing.T, assignor Assignor) {
 	for value, n := range ledger.got {
 		require.Equal(t, 1, n, value)
 	}
+}
+
+// TestGroupsOfALogWithoutAny: before there is a topic of committed offsets, every group is one
+// that there is not, and asking makes none.
+func TestGroupsOfALogWithoutAny(t *testing.T) {
+	l := openAt(t, memfs.New(), "/data", nil)
+	defer l.Close()
+	g := l.Group("group")
+	_, err := g.Describe(ctx)
+	require.ErrorIs(t, err, ErrGroupNotFound)
+	_, err = g.Progress(ctx)
+	require.ErrorIs(t, err, ErrGroupNotFound)
+	require.ErrorIs(t, g.Delete(ctx), ErrGroupNotFound)
+	require.ErrorIs(t, g.DeleteOffsets(ctx, TopicPartition{Topic: "topic"}), ErrGroupNotFound)
+	c, err := l.NewConsumer(&ConsumerOptions{Group: "group", Topics: []string{"topic"}})
+	require.NoError(t, err)
+	at, err := c.Committed(ctx, TopicPartition{Topic: "topic"})
+	require.NoError(t, err)
+	require.Empty(t, at)
+	require.NoError(t, c.Close())
+	require.Empty(t, slices.Collect(l.Groups()))
+	_, err = l.Topic(offsetsTopic)
+	require.ErrorIs(t, err, ErrTopicNotFound)
 }
