@@ -106,7 +106,16 @@ func (co *coordinator) handle(from groupCaller, req kmsg.Request, reply groupRep
 		return state.Handle(group.Call{
 			ID: id, Local: from.member != nil, ClientID: from.clientID, Host: from.host, Request: req,
 		}, now)
-	}, id)
+	}, id, reads(req))
+}
+
+// reads says whether a request changes nothing.
+func reads(req kmsg.Request) bool {
+	switch req.(type) {
+	case *kmsg.OffsetFetchRequest, *kmsg.DescribeGroupsRequest, *kmsg.ListGroupsRequest:
+		return true
+	}
+	return false
 }
 
 // newCall takes note of who is to be answered. The caller has the turn.
@@ -144,7 +153,7 @@ func (co *coordinator) run(decide func(*group.Coordinator, time.Time) group.Resu
 		res := decide(state, now)
 		res.Answers = append(res.Answers, group.Answer{ID: id})
 		return res
-	}, id)
+	}, id, false)
 	select {
 	case err := <-done:
 		return err
@@ -154,14 +163,19 @@ func (co *coordinator) run(decide func(*group.Coordinator, time.Time) group.Resu
 }
 
 // step makes one step of the state, whose turn the caller has, and gives the turn back. What
-// is asked for by call, if it is not 0, is answered in any case.
-func (co *coordinator) step(decide func(*group.Coordinator, time.Time) group.Result, call uint64) {
+// is asked for by call, if it is not 0, is answered in any case. Who only reads gets what there
+// is also while nothing can be written.
+func (co *coordinator) step(decide func(*group.Coordinator, time.Time) group.Result, call uint64, reads bool) {
 	var after []func()
 	defer func() {
 		<-co.turn
 		callAll(after)
 	}()
 	err := co.load(&after)
+	if err != nil && reads {
+		err = co.look()
+		defer func() { co.state = nil }()
+	}
 	if err == nil {
 		err = co.guarded(func() error { return co.decide(decide, call, &after) })
 	}
@@ -272,13 +286,12 @@ func (co *coordinator) appendBatch(records []group.Record, now time.Time) (round
 	}
 	e := encoders.Get().(*encoder)
 	defer e.release()
-	b, err := e.encode(recs, co.part.topic.config(), now.UnixMilli())
-	if err != nil {
-		return nil, err
-	}
 	var base Offset
 	err = co.log.space.insist(func() error {
-		base, round, err = co.part.appendAhead(context.Background(), b, now.UnixMilli(), func() {})
+		b, err := e.encode(recs, co.part.topic.config(), now.UnixMilli()) // an append that fails may have given it an epoch
+		if err == nil {
+			base, round, err = co.part.appendAhead(context.Background(), b, now.UnixMilli(), func() {})
+		}
 		return err
 	})
 	if err != nil {
@@ -378,7 +391,10 @@ func (co *coordinator) drop(err error, after *[]func()) {
 
 // load replays the partition, if there is no state. The caller has the turn.
 func (co *coordinator) load(after *[]func()) (err error) {
-	if co.state != nil && co.log.view == nil {
+	if co.log.view != nil {
+		return co.look()
+	}
+	if co.state != nil {
 		return nil
 	}
 	defer func() {
@@ -391,16 +407,27 @@ func (co *coordinator) load(after *[]func()) (err error) {
 		if err != nil {
 			return err
 		}
+		now := time.Now()
 		co.state = state
-		err = co.decide(func(state *group.Coordinator, now time.Time) group.Result {
-			res := state.Loaded(now)
-			if co.log.view != nil {
-				return group.Result{} // who only reads forgets nobody for others
-			}
-			return res
-		}, 0, after)
+		round, err := co.append(state.Loaded(now).Records, now)
 		if err != nil {
 			co.state = nil
+			return err
+		}
+		co.settle(round, nil, after)
+		co.arm(now)
+		return nil
+	})
+}
+
+// look is load for the moment, without writing that the members of this process have ended with
+// an earlier one.
+func (co *coordinator) look() error {
+	return co.guarded(func() error {
+		state, err := co.replay()
+		if err == nil {
+			state.Loaded(time.Now())
+			co.state = state
 		}
 		return err
 	})
@@ -453,7 +480,7 @@ func (co *coordinator) tick() {
 		<-co.turn
 		return
 	}
-	co.step(func(state *group.Coordinator, now time.Time) group.Result { return state.Tick(now) }, 0)
+	co.step(func(state *group.Coordinator, now time.Time) group.Result { return state.Tick(now) }, 0, false)
 }
 
 // isUnused says whether nothing was ever written, nor asked for.

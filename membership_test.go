@@ -534,13 +534,21 @@ func TestCustomAssignor(t *testing.T) {
 
 		p := func(n int) TopicPartition { return TopicPartition{"topic", n} }
 		for what, result := range map[string]func(id string) (map[string][]TopicPartition, error){
-			"oops":               func(string) (map[string][]TopicPartition, error) { return nil, errors.New("oops") },
-			"has panicked":       func(string) (map[string][]TopicPartition, error) { panic("oops") },
-			"is given to both":   func(id string) (map[string][]TopicPartition, error) { return map[string][]TopicPartition{id: {p(0), p(0)}}, nil },
-			"there is no":        func(id string) (map[string][]TopicPartition, error) { return map[string][]TopicPartition{id: {p(3)}}, nil },
-			"does not subscribe": func(string) (map[string][]TopicPartition, error) { return map[string][]TopicPartition{"x": {p(0)}}, nil },
+			"oops":         func(string) (map[string][]TopicPartition, error) { return nil, errors.New("oops") },
+			"has panicked": func(string) (map[string][]TopicPartition, error) { panic("oops") },
+			"is given to both": func(id string) (map[string][]TopicPartition, error) {
+				return map[string][]TopicPartition{id: {p(0), p(0)}}, nil
+			},
+			"there is no": func(id string) (map[string][]TopicPartition, error) {
+				return map[string][]TopicPartition{id: {p(3)}}, nil
+			},
+			"does not subscribe": func(string) (map[string][]TopicPartition, error) {
+				return map[string][]TopicPartition{"x": {p(0)}}, nil
+			},
 		} {
-			decide = func(members []GroupMember, _ map[string]int) (map[string][]TopicPartition, error) { return result(members[0].ID) }
+			decide = func(members []GroupMember, _ map[string]int) (map[string][]TopicPartition, error) {
+				return result(members[0].ID)
+			}
 			time.Sleep(2 * time.Second)
 			var err error
 			for range 4 {

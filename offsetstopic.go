@@ -153,7 +153,7 @@ func (l *Log) detachMember(name, id string) {
 		return
 	}
 	co.turn <- struct{}{}
-	co.step(func(state *group.Coordinator, now time.Time) group.Result { return state.Detach(name, id, now) }, 0)
+	co.step(func(state *group.Coordinator, now time.Time) group.Result { return state.Detach(name, id, now) }, 0, false)
 }
 
 // forgetMember drops what the coordinator knows of a member of this process.

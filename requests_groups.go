@@ -180,8 +180,7 @@ func (co *coordinator) ask(ctx context.Context, from groupCaller, req kmsg.Reque
 		return r.resp, r.err
 	default:
 	}
-	switch req.(type) {
-	case *kmsg.OffsetFetchRequest, *kmsg.DescribeGroupsRequest, *kmsg.ListGroupsRequest:
+	if reads(req) {
 		return nil, ctx.Err()
 	}
 	return nil, inDoubt(ctx.Err())
