@@ -4,11 +4,11 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"go/token"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 
@@ -36,7 +36,7 @@ func newCounter(ctx context.Context, db *riffle.Log, lines, counts *riffle.Topic
 		if err != nil {
 			return nil, err
 		}
-		cr.done[i].Store(last.Records)
+		cr.done[i].Store(last.records)
 	}
 	return cr, nil
 }
@@ -91,11 +91,11 @@ func (cr *counter) member(ctx context.Context, enough int64) (err error) {
 			return err
 		}
 		for i := range lines {
-			m.counts[lines[i].Partition].add(&lines[i])
+			m.counts[lines[i].Partition].count(&lines[i])
 		}
 		for i, count := range m.counts {
 			if count != nil {
-				cr.done[i].Store(count.Records)
+				cr.done[i].Store(count.records)
 			}
 		}
 		if cr.all() >= enough {
@@ -118,11 +118,11 @@ func (m *member) load(ctx context.Context, c *riffle.Consumer, parts []riffle.To
 		if err != nil {
 			return err
 		}
-		if err := c.Seek(tp, last.Next); err != nil {
+		if err := c.Seek(tp, last.next); err != nil {
 			return err
 		}
 		m.counts[tp.Partition] = last
-		m.done[tp.Partition].Store(last.Records)
+		m.done[tp.Partition].Store(last.records)
 	}
 	return nil
 }
@@ -133,18 +133,14 @@ func (m *member) load(ctx context.Context, c *riffle.Consumer, parts []riffle.To
 func (m *member) save(ctx context.Context, c *riffle.Consumer, parts []riffle.TopicPartition) error {
 	for _, tp := range parts {
 		count := m.counts[tp.Partition]
-		if count == nil || count.Next == count.stored {
+		if count == nil || count.next == count.stored {
 			continue
-		}
-		value, err := json.Marshal(count)
-		if err != nil {
-			return err
 		}
 		to, err := m.counter.counts.Partition(tp.Partition)
 		if err != nil {
 			return err
 		}
-		if _, err := to.Append(context.WithoutCancel(ctx), riffle.Record{Value: value}); err != nil {
+		if _, err := to.Append(context.WithoutCancel(ctx), riffle.Record{Value: count.encode()}); err != nil {
 			return fmt.Errorf("store counts: %w", err)
 		}
 	}
@@ -162,24 +158,50 @@ func (m *member) drop(_ context.Context, _ *riffle.Consumer, parts []riffle.Topi
 
 // partCount is what is counted of one partition.
 type partCount struct {
-	Next    riffle.Offset `json:"next"` // of the lines before it
-	Records int64         `json:"records"`
-	Sum     uint32        `json:"sum"` // with Records, their tally
-	Words   wordCount     `json:"words"`
-
-	stored riffle.Offset // Next, as far as it is stored
+	tally
+	next   riffle.Offset // of the lines before it
+	stored riffle.Offset // next, as far as it is stored
+	words  wordCount
 }
 
-func (pc *partCount) add(line *riffle.Record) {
-	t := tally{pc.Records, pc.Sum}
-	t.add(line.Key, line.Value)
-	pc.Records, pc.Sum, pc.Next = t.records, t.sum, line.Offset+1
-	pc.Words.add(line.Value)
+func (pc *partCount) count(line *riffle.Record) {
+	pc.add(line.Key, line.Value)
+	pc.next = line.Offset + 1
+	pc.words.add(line.Value)
+}
+
+// countFormat is the first line of a record of "counts". The others have a number and
+// a word each.
+const countFormat = "to %d: " + tallyFormat
+
+func (pc *partCount) encode() []byte {
+	text := fmt.Appendf(nil, countFormat, pc.next, pc.records, pc.sum)
+	for word, n := range pc.words {
+		text = strconv.AppendInt(append(text, '\n'), int64(*n), 10)
+		text = append(append(text, ' '), word...)
+	}
+	return text
+}
+
+func (pc *partCount) decode(text []byte) error {
+	head, rest, _ := bytes.Cut(text, separator)
+	if _, err := fmt.Sscanf(string(head), countFormat, &pc.next, &pc.records, &pc.sum); err != nil {
+		return fmt.Errorf("parse %q: %w", head, err)
+	}
+	for line := range bytes.Lines(rest) {
+		number, word, _ := bytes.Cut(bytes.TrimSuffix(line, separator), []byte(" "))
+		n, err := strconv.Atoi(string(number))
+		if err != nil {
+			return fmt.Errorf("parse %q: %w", line, err)
+		}
+		pc.words[string(word)] = &n
+	}
+	return nil
 }
 
 // last returns what was stored last of a partition: its last record, if there is one.
 func (cr *counter) last(ctx context.Context, i int) (*partCount, error) {
-	count := &partCount{Words: make(wordCount)}
+	count := &partCount{words: make(wordCount)}
 	part, err := cr.counts.Partition(i)
 	if err != nil {
 		return nil, err
@@ -187,13 +209,13 @@ func (cr *counter) last(ctx context.Context, i int) (*partCount, error) {
 	b := part.Bounds()
 	for v, err := range part.Views(ctx, max(b.Start, b.HighWatermark-1), nil) {
 		if err == nil {
-			err = json.Unmarshal(v.Value(), count)
+			err = count.decode(v.Value())
 		}
 		if err != nil {
 			return nil, fmt.Errorf("load counts: %w", err)
 		}
 	}
-	count.stored = count.Next
+	count.stored = count.next
 	return count, nil
 }
 
@@ -206,8 +228,8 @@ func (cr *counter) result(ctx context.Context) (wordCount, tally, error) {
 		if err != nil {
 			return nil, tally{}, err
 		}
-		tallies[i] = tally{last.Records, last.Sum}
-		words.merge(last.Words)
+		tallies[i] = last.tally
+		words.merge(last.words)
 	}
 	return words, together(tallies), nil
 }

@@ -182,6 +182,19 @@ func TestCountGoesOnWhereItWas(t *testing.T) {
 	require.NoError(t, db.Close())
 }
 
+// Counts are read as they were written, also without a word; other bytes are an error.
+func TestCountsAreReadAsWritten(t *testing.T) {
+	for _, words := range []wordCount{{}, {"a": new(1)}, {"a": new(7), "b": new(1 << 40)}} {
+		want := partCount{tally: tally{5, 1}, next: 6, words: words}
+		got := partCount{words: make(wordCount)}
+		require.NoError(t, got.decode(want.encode()))
+		require.Equal(t, want, got)
+	}
+	for _, bad := range []string{"", "6", "to 6: 5 records, checksum 00000001\na 1\n"} {
+		require.ErrorContains(t, new(partCount).decode([]byte(bad)), "parse", bad)
+	}
+}
+
 // What was counted when the context ends is stored, and the next run goes on behind it.
 func TestInterruptedCountGoesOn(t *testing.T) {
 	dir := interrupted(t, writeTree(t, manyFiles()))
