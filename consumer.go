@@ -100,8 +100,9 @@ func (l *Log) NewConsumer(opts *ConsumerOptions) (*Consumer, error) {
 }
 
 // Poll returns records as soon as there are some: from one to MaxPollRecords, of one partition
-// in order. It blocks until there is one, ctx ends, Wakeup is called, or an error is to be told:
-// it never returns no records and no error, nor both. They are the caller's for good.
+// or several, those of each in its order. It blocks until there is one, ctx ends, Wakeup is
+// called, or an error is to be told: it never returns no records and no error, nor both. They
+// are the caller's for good.
 //
 // An error of a partition, a *PartitionError, is returned once. That partition waits for a
 // Seek, and the others go on with the next call. Other errors: ctx's, ErrWakeup, ErrClosed,
