@@ -46,6 +46,7 @@ type scan struct {
 
 	seg       *segment
 	last      bool
+	noMore    bool // neither it nor those behind it have anything
 	fileSize  int64
 	pointSize int64 // where the first batch at or after the recovery point begins
 }
@@ -172,6 +173,7 @@ func (p *Partition) scanSegments(s *scan) error {
 func (p *Partition) scanAll(s *scan) error {
 	for i, seg := range s.segments {
 		s.seg, s.last = seg, i == len(s.segments)-1
+		s.noMore = allEmpty(s.segments[i:])
 		if err := p.checkBase(s); err != nil {
 			return err
 		}
@@ -383,7 +385,9 @@ func (p *Partition) checkBase(s *scan) error {
 			s.end = base // the start may be in the midst of it
 		}
 	}
-	s.before = s.end
+	if i := slices.Index(s.segments, s.seg); i == 0 || s.segments[i-1].size > 0 {
+		s.before = s.end // else that of the one before it is
+	}
 	if base == s.end {
 		return nil
 	}
@@ -398,7 +402,8 @@ func (p *Partition) checkBase(s *scan) error {
 		err = b.Check()
 	}
 	// With nothing in it yet, or a torn first batch. No gap has the recovery point in it.
-	gap := base > s.end && s.last && s.end >= s.point
+	// Of several that have nothing, all but the last were about to be removed.
+	gap := base > s.end && (s.last || s.noMore) && s.before >= s.point
 	switch {
 	case err == nil:
 		if err := s.checkEpoch(b); err != nil {
@@ -680,7 +685,12 @@ func (p *Partition) repair(s *scan) error {
 	}
 	p.flushed, p.flushedSize = s.dataEnd(), seg.size
 	if s.end <= s.point && !s.torn {
-		return nil // all of it was flushed
+		// All of it was flushed, but not the cut of an opening that has died since. What
+		// comes next in another file waits for that.
+		if !s.part.clean && p.cut == 0 {
+			p.cut++
+		}
+		return nil
 	}
 	if s.killed() && s.damaged == nil && p.topic.config().Flush == FlushAsync {
 		// All is in memory, and need be no more durable than it was.
