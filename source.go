@@ -354,7 +354,7 @@ func (s *source) fail(err error) {
 	case errors.Is(err, ErrTopicNotFound):
 		c.topicsNews.Store(true)
 		c.lookUp()
-	case errors.As(err, &out) && c.opts.OffsetReset != ResetError:
+	case errors.As(err, &out) && c.opts.OffsetReset != ResetError && p.noMore() == nil: // one that cannot be opened shows nothing
 		c.log.opts.Logger.Warn("offset is out of range, and is reset", "client", c.opts.ClientID, "group", c.opts.Group,
 			"topic", s.tp.Topic, "partition", s.tp.Partition, "offset", out.Offset, "start", out.Start, "end", out.End)
 		s.startAt(seekTo{kind: seekReset})
