@@ -258,7 +258,7 @@ func TestNoErrorBreaksACommit(t *testing.T) {
 		return nil
 	})
 	require.NoError(t, r.run())
-	for dies, step := range map[bool]int64{false: 1, true: 5} {
+	for dies, step := range map[bool]int64{false: 2, true: 9} {
 		if invariants.Enabled {
 			step *= 7
 		}

@@ -419,6 +419,8 @@ func (l *Log) commitAs(ctx context.Context, from groupCaller, r *kmsg.OffsetComm
 			case codeNone:
 			case codeUnknownTopic, codeUnknownTopicID, codeStorage, codeMetadataTooLarge:
 				return &PartitionError{Op: "commit", Topic: t.Topic, Partition: int(p.Partition), Err: err}
+			case codeGroupNotFound: // it has been forgotten, with its members
+				return ErrUnknownMember
 			default:
 				return err
 			}
