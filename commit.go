@@ -51,9 +51,12 @@ func (c *Consumer) checkPositions(at map[TopicPartition]Position) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for tp, pos := range at {
-		s := c.sources[tp]
-		if s == nil || s.p == nil {
-			return fmt.Errorf("%w: %v", ErrNotAssigned, tp)
+		s, err := c.source(tp)
+		if err != nil {
+			return err
+		}
+		if s.p == nil {
+			return fmt.Errorf("%w: %v does not exist", ErrTopicNotFound, tp)
 		}
 		if b := s.p.bounds(); pos.Offset < 0 || pos.Offset > b.End {
 			return s.p.error("commit", &OffsetError{Offset: pos.Offset, Start: b.Start, End: b.End})
@@ -72,7 +75,7 @@ func (c *Consumer) commitOp(ctx context.Context, what func() map[TopicPartition]
 	if c.member == nil {
 		return c.error("commit", fmt.Errorf("%w: the consumer has no Group", ErrInvalidState))
 	}
-	if isClosed(c.closing) {
+	if isClosed(c.closed) { // before that, Revoked may commit
 		return c.error("commit", ErrClosed)
 	}
 	if err := c.commit(ctx, false, what); err != nil {
@@ -111,6 +114,9 @@ func (c *Consumer) Committed(ctx context.Context, parts ...TopicPartition) (map[
 	if c.member == nil {
 		return nil, c.error("committed", fmt.Errorf("%w: the consumer has no Group", ErrInvalidState))
 	}
+	if isClosed(c.closed) {
+		return nil, c.error("committed", ErrClosed)
+	}
 	at, err := c.committed(ctx, parts)
 	if err != nil {
 		return nil, c.error("committed", err)
@@ -123,13 +129,19 @@ func (c *Consumer) committed(ctx context.Context, parts []TopicPartition) (map[T
 }
 
 // positions returns what there is to commit: behind what was handed out, or else what was
-// passed. Partitions of which that is committed already are left out.
+// passed. Partitions of which that is committed already are left out, if nobody else commits
+// for them: by hand, others may. So are those that are deleted.
 func (c *Consumer) positions(handedOut bool) map[TopicPartition]Position {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	all := handedOut && c.subscribed.kind() == byHand
 	at := make(map[TopicPartition]Position)
 	for tp, s := range c.sources {
-		if o, epoch := s.toCommit(handedOut); o != NoOffset && o != s.committed && s.p != nil && !s.p.gone.Load() {
+		o, epoch := s.toCommit(handedOut)
+		if o == NoOffset || o == s.committed && !all {
+			continue
+		}
+		if s.p != nil && s.p == c.log.knownPartition(tp) && !s.p.gone.Load() {
 			at[tp] = Position{Offset: o, LeaderEpoch: max(epoch, 0)}
 		}
 	}
@@ -178,6 +190,8 @@ func (c *Consumer) commit(ctx context.Context, polling bool, what func() map[Top
 		case err == nil:
 			c.noteCommitted(at)
 			return nil
+		case errors.Is(err, ErrTopicNotFound) && try < maxCommitTries && len(what()) < len(at):
+			// a topic was deleted meanwhile; the others are still to be committed
 		case errors.Is(err, ErrRebalance) && try < maxCommitTries && c.member.isMoving():
 			if err := c.advance(ctx, polling); err != nil {
 				return err
@@ -228,6 +242,9 @@ func (c *Consumer) noteCommitted(at map[TopicPartition]Position) {
 		s.committed = pos.Offset
 		if s.passed != NoOffset && s.passed < pos.Offset && pos.Offset <= s.next {
 			s.passed, s.passedEpoch = pos.Offset, pos.LeaderEpoch // an automatic commit shall not take it back
+		}
+		if s.passed != NoOffset && pos.Offset <= s.next {
+			s.undone.committed(pos.Offset, pos.LeaderEpoch)
 		}
 	}
 }

@@ -44,7 +44,7 @@ type Consumer struct {
 	// readyMu guards ready: sources that may have records, the longest waiting first. Nothing
 	// is locked under it.
 	readyMu sync.Mutex
-	ready   []*source
+	ready   sourceQueue
 
 	// mu guards what follows. Nothing is locked under it but readyMu, a partition's lock, and
 	// Log.mu.
@@ -52,7 +52,7 @@ type Consumer struct {
 	subscribed  subscription
 	sources     map[TopicPartition]*source
 	handed      []*source // of which records were handed out since the last poll
-	errs        []error   // that polls to come return
+	failing     []*source // of which a poll is to return the error
 	tellNone    bool      // Assigned is to be called, even if there is nothing new
 	commitTimer *time.Timer
 	commitArmed bool
@@ -174,11 +174,11 @@ func (c *Consumer) poll(ctx context.Context, most int, into []Record) (recs []Re
 				return nil, c.error("poll", err)
 			}
 		}
-		if recs, size := c.take(ctx, most, into, 0); len(recs) > 0 {
-			return c.gather(ctx, most, recs, size), nil
-		}
-		if err := c.nextError(); err != nil {
+		if recs, err = c.gather(ctx, most, into); err != nil {
 			return nil, c.error("poll", err)
+		}
+		if len(recs) > 0 {
+			return recs, nil
 		}
 		if err := c.wait(ctx, nil); err != nil {
 			return nil, c.error("poll", err)
@@ -212,10 +212,12 @@ func isClosed(ch <-chan struct{}) bool {
 	}
 }
 
-// gather waits until there are MinBytes, or MaxWait has passed. What it has is never given up.
-func (c *Consumer) gather(ctx context.Context, most int, recs []Record, size int) []Record {
+// gather takes records. If there are some, it waits until they are MinBytes, or MaxWait has
+// passed: it never gives up what it has, unless a hook has failed.
+func (c *Consumer) gather(ctx context.Context, most int, into []Record) ([]Record, error) {
+	recs, size, err := c.take(ctx, most, into, 0)
 	var timer *time.Timer
-	for size < c.opts.MinBytes && len(recs) < most && !c.attention.Load() && !c.wakeup.Load() {
+	for err == nil && 0 < size && size < c.opts.MinBytes && len(recs) < most && !c.attention.Load() && !c.wakeup.Load() {
 		if timer == nil {
 			timer = time.NewTimer(c.opts.MaxWait)
 			defer timer.Stop()
@@ -223,14 +225,9 @@ func (c *Consumer) gather(ctx context.Context, most int, recs []Record, size int
 		if c.wait(ctx, timer.C) != nil {
 			break
 		}
-		select {
-		case <-timer.C:
-			return recs
-		default:
-		}
-		recs, size = c.take(ctx, most, recs, size)
+		recs, size, err = c.take(ctx, most, recs, size)
 	}
-	return recs
+	return recs, err
 }
 
 // wait returns nil when there may be something to do, or after has fired: then that is to
@@ -283,12 +280,18 @@ func (c *Consumer) lookUp() {
 	c.rouse()
 }
 
-// nextError returns what polls have to tell, of all partitions together.
+// nextError returns the errors of partitions that are to be told, all together.
 func (c *Consumer) nextError() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	errs := c.errs
-	c.errs = nil
+	var errs []error
+	for _, s := range c.failing {
+		if s.err != nil && c.sources[s.tp] == s {
+			errs = append(errs, s.err)
+		}
+		s.err = nil
+	}
+	c.failing = nil
 	if len(errs) == 1 {
 		return errs[0]
 	}
@@ -310,7 +313,10 @@ func (c *Consumer) attend(ctx context.Context) error {
 		c.attention.Store(true) // what is left is for the next poll
 		return err
 	}
-	return c.findPositions(ctx)
+	if err := c.findPositions(ctx); err != nil {
+		return err
+	}
+	return c.nextError()
 }
 
 // tendAssignment brings what the consumer has in line with what it is to have.
@@ -325,11 +331,16 @@ func (c *Consumer) tendAssignment(ctx context.Context) error {
 			return err
 		}
 	}
-	switch {
-	case kind == toNothing:
+	if c.member == nil && kind != byHand {
+		if err := c.assignAll(ctx); err != nil {
+			return err
+		}
+	}
+	if kind == toNothing {
 		return fmt.Errorf("%w: the consumer has neither a subscription nor an assignment", ErrInvalidState)
-	case c.member == nil && kind == toTopics:
-		return c.assignAll(ctx)
+	}
+	if news && c.log.view != nil {
+		_ = c.log.lookForTopics() // what is known, is known
 	}
 	c.bindSources()
 	return nil
@@ -383,7 +394,7 @@ func (c *Consumer) shutdown(ctx context.Context) (err error) {
 		c.drop(s)
 	}
 	c.mu.Unlock()
-	c.turn = nil
+	c.endTurn()
 	if err != nil {
 		return c.error("close", err)
 	}

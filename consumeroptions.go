@@ -41,6 +41,12 @@ type ConsumerOptions struct {
 	// OffsetReset says where to begin without a committed offset. Default ResetEarliest, so
 	// that nothing is skipped. Kafka: auto.offset.reset, latest there.
 	OffsetReset OffsetReset
+	// Uncommitted has the consumer read up to the high watermark instead of the last stable
+	// offset, and so also records of open and aborted transactions. Control records, which end
+	// a transaction, are never handed out. There are no transactions yet: until then all that
+	// is below the high watermark is stable. Kafka: isolation.level=read_uncommitted, the
+	// default there.
+	Uncommitted bool
 	// ManualCommit commits nothing but by Commit and its like. Kafka:
 	// enable.auto.commit=false.
 	ManualCommit bool
@@ -84,8 +90,8 @@ type ConsumerOptions struct {
 	// MaxBytes is how much Poll returns at most, but for the record that passes it. Default
 	// 50 MiB. Kafka: fetch.max.bytes.
 	MaxBytes int
-	// MaxPartitionBytes is how much is read of one partition until it is another's turn.
-	// Default 1 MiB. Kafka: max.partition.fetch.bytes.
+	// MaxPartitionBytes is how much is read of one partition until it is another's turn: to
+	// the end of the batch in which that many bytes are reached. Default 1 MiB. Kafka: max.partition.fetch.bytes.
 	MaxPartitionBytes int
 	// MaxPollRecords is how many records Poll returns at most. Default 500. Kafka:
 	// max.poll.records.
@@ -119,7 +125,8 @@ type ConsumerOptions struct {
 // not call the consumer.
 type ConsumerHooks struct {
 	// Deliver is called before a record is handed out, on the goroutine of Poll or Records,
-	// and may change it.
+	// and may change it. A panic in it is the error of that call: then nothing was handed out,
+	// and all records of that call come again, through all hooks, with the next one.
 	Deliver func(context.Context, *Record)
 }
 

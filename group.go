@@ -165,7 +165,8 @@ func (g *Group) progress(ctx context.Context) ([]Progress, error) {
 	for tp, pos := range at {
 		one := Progress{Topic: tp.Topic, Partition: tp.Partition, Committed: pos}
 		if p, err := g.log.partition(tp); err == nil {
-			one.End, one.Lag = p.Bounds().HighWatermark, p.lagAt(ctx, pos.Offset)
+			one.End = p.Bounds().HighWatermark
+			one.Lag = p.lagAt(ctx, pos.Offset, one.End)
 		}
 		list = append(list, one)
 	}

@@ -49,11 +49,16 @@ const (
 // and Latest. In the midst of a Poll it takes effect at once: what that Poll had not handed
 // out is read anew.
 func (c *Consumer) Seek(tp TopicPartition, to Offset) error {
+	if c.log.view != nil && to >= 0 {
+		if p, err := c.log.partition(tp); err == nil {
+			p.Bounds() // the writer may have gone on
+		}
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	s := c.sources[tp]
-	if s == nil {
-		return c.error("seek", fmt.Errorf("%w: %v", ErrNotAssigned, tp))
+	s, err := c.source(tp)
+	if err != nil {
+		return c.error("seek", err)
 	}
 	switch to {
 	case Earliest:
@@ -65,7 +70,7 @@ func (c *Consumer) Seek(tp TopicPartition, to Offset) error {
 		if s.p != nil {
 			b = s.p.bounds()
 		}
-		if to < b.Start || to > b.End {
+		if s.p == nil || to < b.Start || to > b.End {
 			return c.error("seek", &PartitionError{
 				Op: "seek", Topic: tp.Topic, Partition: tp.Partition,
 				Err: &OffsetError{Offset: to, Start: b.Start, End: b.End},
@@ -84,13 +89,27 @@ func (c *Consumer) Seek(tp TopicPartition, to Offset) error {
 func (c *Consumer) SeekTime(tp TopicPartition, t time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	s := c.sources[tp]
-	if s == nil {
-		return c.error("seek", fmt.Errorf("%w: %v", ErrNotAssigned, tp))
+	s, err := c.source(tp)
+	if err != nil {
+		return c.error("seek", err)
 	}
 	s.startAt(seekTo{kind: seekTime, at: t})
 	c.lookUp()
 	return nil
+}
+
+// source returns what the consumer has of a partition, tied to that, if it exists. Called under
+// mu.
+func (c *Consumer) source(tp TopicPartition) (*source, error) {
+	s := c.sources[tp]
+	switch {
+	case s != nil:
+		s.tie()
+		return s, nil
+	case isClosed(c.closed):
+		return nil, ErrClosed
+	}
+	return nil, fmt.Errorf("%w: %v", ErrNotAssigned, tp)
 }
 
 // Position returns the offset of the next record of a partition to be handed out. If it is not
@@ -109,22 +128,23 @@ func (c *Consumer) position(tp TopicPartition) (Offset, error) {
 	defer cancel()
 	for range maxPositionTries {
 		c.mu.Lock()
-		s := c.sources[tp]
-		if s == nil {
+		s, err := c.source(tp)
+		if err != nil {
 			c.mu.Unlock()
-			return 0, fmt.Errorf("%w: %v", ErrNotAssigned, tp)
+			return 0, err
 		}
-		p, state, next := s.p, s.state, s.next
+		p, state, next, known := s.p, s.state, s.next, s.passed != NoOffset
 		c.mu.Unlock()
 		switch {
-		case state != sourceSeeking:
-			return next, nil
 		case p == nil:
 			if _, err := c.log.partition(tp); err != nil {
 				return 0, err
 			}
-			c.bindSources()
-			continue
+			continue // it has come now
+		case known:
+			return next, nil
+		case state == sourceFailed:
+			return 0, p.error("position", ErrNoOffset)
 		}
 		if err := c.findPosition(ctx, s, nil); err != nil {
 			return 0, err
@@ -171,26 +191,33 @@ func (c *Consumer) Lag() map[TopicPartition]Lag {
 	c.mu.Lock()
 	places := make(map[TopicPartition]place, len(c.sources))
 	for tp, s := range c.sources {
-		if s.p != nil && s.state != sourceSeeking {
+		if s.p != nil && s.passed != NoOffset {
 			places[tp] = place{s.p, s.next}
 		}
 	}
 	c.mu.Unlock()
 	lags := make(map[TopicPartition]Lag, len(places))
 	for tp, at := range places {
-		lags[tp] = at.p.lagAt(context.Background(), at.next)
+		lags[tp] = at.p.lagAt(context.Background(), at.next, c.readableEnd(at.p.Bounds()))
 	}
 	return lags
 }
 
-// lagAt is the lag of a reader at offset next.
-func (p *Partition) lagAt(ctx context.Context, next Offset) Lag {
-	b := p.Bounds()
-	next = max(next, b.Start)
-	if next >= b.HighWatermark {
+// readableEnd is the end of what the consumer may be shown.
+func (c *Consumer) readableEnd(b Bounds) Offset {
+	if c.opts.Uncommitted {
+		return b.HighWatermark
+	}
+	return b.LastStable
+}
+
+// lagAt is the lag of a reader at offset next, of what is before end.
+func (p *Partition) lagAt(ctx context.Context, next, end Offset) Lag {
+	next = max(next, p.bounds().Start)
+	if next >= end {
 		return Lag{}
 	}
-	lag := Lag{Records: int64(b.HighWatermark - next)}
+	lag := Lag{Records: int64(end - next)}
 	for v, err := range p.Views(ctx, next, nil) {
 		if at := v.Timestamp(); err == nil && !at.IsZero() {
 			lag.Time = max(0, time.Since(at))
@@ -202,16 +229,20 @@ func (p *Partition) lagAt(ctx context.Context, next Offset) Lag {
 
 // findPositions gives sources that are to begin somewhere their position.
 func (c *Consumer) findPositions(ctx context.Context) error {
+	type begin struct {
+		s       *source
+		version int
+	}
 	c.mu.Lock()
-	var seeking []*source
+	var seeking []begin
 	var initial []TopicPartition
-	for tp, s := range c.sources {
+	for _, s := range c.inOrder() {
 		if s.p == nil || s.state != sourceSeeking || s.untold {
 			continue
 		}
-		seeking = append(seeking, s)
+		seeking = append(seeking, begin{s, s.version})
 		if s.seek.kind == seekInitial {
-			initial = append(initial, tp)
+			initial = append(initial, s.tp)
 		}
 	}
 	c.mu.Unlock()
@@ -223,18 +254,18 @@ func (c *Consumer) findPositions(ctx context.Context) error {
 			return err
 		}
 	}
-	for _, s := range seeking {
-		err := c.findPosition(ctx, s, committed)
+	for _, b := range seeking {
+		err := c.findPosition(ctx, b.s, committed)
 		if cause := c.mayGoOn(ctx); err != nil && cause != nil {
 			c.attention.Store(true)
 			return cause
 		}
 		if err != nil {
 			c.mu.Lock()
-			if s.state == sourceSeeking {
-				s.state = sourceFailed
+			if b.s.version == b.version && b.s.state == sourceSeeking {
+				b.s.state = sourceFailed
+				b.s.tell(err)
 			}
-			c.errs = append(c.errs, err)
 			c.mu.Unlock()
 		}
 	}
@@ -288,10 +319,8 @@ func (c *Consumer) named(ctx context.Context, p *Partition, to seekTo) (Offset, 
 		return p.OffsetAt(ctx, to.at)
 	case to.kind == seekStart:
 		return b.Start, nil
-	case to.kind == seekEnd:
-		return b.HighWatermark, nil
-	case reset == ResetLatest:
-		return b.HighWatermark, nil
+	case to.kind == seekEnd, reset == ResetLatest && to.kind != seekStart:
+		return c.readableEnd(b), nil
 	case reset == ResetEarliest:
 		return b.Start, nil
 	}

@@ -3,6 +3,7 @@ package riffle
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -36,6 +37,7 @@ type source struct {
 	handing     bool    // it is in handed
 	undone      *undone // with MarkDone
 	offline     bool    // that no more can come has been told
+	err         error   // to be told; see tell
 
 	// What only who polls has.
 
@@ -63,8 +65,20 @@ func newSource(c *Consumer, tp TopicPartition) *source {
 	return s
 }
 
-// bind ties the source to its partition. Called under the consumer's mu.
-func (s *source) bind(p *Partition) {
+// tie ties the source to its partition, if that exists, and takes it off one that is deleted:
+// another one of that name is another partition. Called under the consumer's mu.
+func (s *source) tie() {
+	if s.p != nil && s.p.gone.Load() {
+		s.unbind()
+		s.startAt(seekTo{kind: seekInitial})
+	}
+	if s.p != nil {
+		return
+	}
+	p := s.c.log.knownPartition(s.tp)
+	if p == nil || p.gone.Load() {
+		return
+	}
 	s.p = p
 	p.follow(s)
 	s.c.attention.Store(true) // its position is to be found
@@ -83,17 +97,23 @@ func (c *Consumer) drop(s *source) {
 	s.unbind()
 	delete(c.sources, s.tp)
 	c.handed = slices.DeleteFunc(c.handed, func(o *source) bool { return o == s })
-	s.news() // who polls gives back what it holds
 }
 
 // startAt has the source begin anew. Called under the consumer's mu.
 func (s *source) startAt(to seekTo) {
 	s.seek, s.state = to, sourceSeeking
 	s.version++
-	s.offline = false
+	s.offline, s.err = false, nil
 	s.passed, s.handing = NoOffset, false
 	s.c.handed = slices.DeleteFunc(s.c.handed, func(o *source) bool { return o == s })
 	s.undone.reset()
+}
+
+// tell has a poll return an error of the source, once. Called under the consumer's mu.
+func (s *source) tell(err error) {
+	s.err = err
+	s.c.failing = append(s.c.failing, s)
+	s.c.lookUp()
 }
 
 // found gives a source that was seeking its position. Called under the consumer's mu.
@@ -108,10 +128,48 @@ func (s *source) news() {
 	if s.queued.Load() || !s.queued.CompareAndSwap(false, true) {
 		return
 	}
-	s.c.readyMu.Lock()
-	s.c.ready = append(s.c.ready, s)
-	s.c.readyMu.Unlock()
+	s.c.enqueue(s)
 	s.c.rouse()
+}
+
+// sourceQueue is a queue that keeps its memory.
+type sourceQueue struct {
+	list  []*source
+	first int // what is before it is nil
+}
+
+// enqueue puts a source behind those that are ready.
+func (c *Consumer) enqueue(s *source) {
+	c.readyMu.Lock()
+	defer c.readyMu.Unlock()
+	q := &c.ready
+	if q.first > len(q.list)/2 {
+		n := copy(q.list, q.list[q.first:])
+		clear(q.list[n:])
+		q.list, q.first = q.list[:n], 0
+	}
+	q.list = append(q.list, s)
+}
+
+// nextReady takes the source that has waited longest; nil if there is none.
+func (c *Consumer) nextReady() *source {
+	c.readyMu.Lock()
+	defer c.readyMu.Unlock()
+	q := &c.ready
+	if q.first == len(q.list) {
+		return nil
+	}
+	s := q.list[q.first]
+	q.list[q.first] = nil
+	q.first++
+	return s
+}
+
+// othersAreReady says whether a source waits for its turn.
+func (c *Consumer) othersAreReady() bool {
+	c.readyMu.Lock()
+	defer c.readyMu.Unlock()
+	return c.ready.first < len(c.ready.list)
 }
 
 // pass takes note that more records are asked for: those that were handed out are passed.
@@ -129,52 +187,80 @@ func (c *Consumer) pass() {
 	c.commitLater()
 }
 
-// take appends records to recs, of which there are size bytes, up to most. It does not wait.
-func (c *Consumer) take(ctx context.Context, most int, recs []Record, size int) ([]Record, int) {
-	for len(recs) < most && size < c.opts.MaxBytes {
+// take appends records to recs, of which there are size bytes, up to most. It does not wait. A
+// source has its turn until it has no more, or until MaxPartitionBytes and the end of a batch,
+// if another is ready: so there is one at most that holds a batch in memory.
+func (c *Consumer) take(ctx context.Context, most int, recs []Record, size int) ([]Record, int, error) {
+	for len(recs) < most && size < c.opts.MaxBytes && !c.log.isClosing() {
 		if c.turn == nil {
 			if c.turn = c.nextReady(); c.turn == nil {
 				break
 			}
 			c.turn.took = 0
 		}
-		s, had := c.turn, len(recs)
+		s, had, took := c.turn, len(recs), c.turn.took
 		var more bool
 		recs, more = s.read(most, recs, c.opts.MaxBytes-size)
-		for i := had; i < len(recs); i++ {
-			size += recordSize(&recs[i])
+		size += s.took - took
+		if err := c.deliver(ctx, recs[had:]); err != nil {
+			return nil, 0, err
+		}
+		switch {
+		case !more:
+			c.endTurn()
+		case s.took >= c.opts.MaxPartitionBytes && !s.in:
+			if s.took = 0; c.othersAreReady() {
+				c.endTurn()
+				c.enqueue(s)
+			}
+		}
+	}
+	return recs, size, nil
+}
+
+// endTurn has the source whose turn it is give back the memory of what it reads.
+func (c *Consumer) endTurn() {
+	if c.turn != nil {
+		c.turn.park()
+		c.turn = nil
+	}
+}
+
+// deliver calls the hooks. If one panics, that is the poll's error, and what the poll has taken
+// comes again with the next one.
+func (c *Consumer) deliver(ctx context.Context, recs []Record) error {
+	if len(c.opts.Hooks) == 0 || len(recs) == 0 {
+		return nil
+	}
+	err := calling("Deliver", func() error {
+		for i := range recs {
 			for _, h := range c.opts.Hooks {
 				if h.Deliver != nil {
 					h.Deliver(ctx, &recs[i])
 				}
 			}
 		}
-		switch {
-		case !more:
-			c.turn = nil
-		case s.took >= c.opts.MaxPartitionBytes: // it stays queued, behind the others
-			c.readyMu.Lock()
-			c.ready = append(c.ready, s)
-			c.readyMu.Unlock()
-			c.turn = nil
-		}
+		return nil
+	})
+	if err != nil {
+		c.takeBack()
 	}
-	return recs, size
+	return err
 }
 
-// nextReady takes the source that has waited longest; nil if there is none.
-func (c *Consumer) nextReady() *source {
-	c.readyMu.Lock()
-	defer c.readyMu.Unlock()
-	if len(c.ready) == 0 {
-		return nil
+// takeBack has what was taken in this poll come again.
+func (c *Consumer) takeBack() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, s := range c.handed {
+		s.next, s.epoch, s.handing = s.passed, s.passedEpoch, false
+		s.undone.takeBack(s.passed)
+		s.state, s.err, s.offline = sourceReading, nil, false // an error behind it comes again too
+		s.version++
+		s.news()
 	}
-	s := c.ready[0]
-	c.ready[0] = nil
-	if c.ready = c.ready[1:]; len(c.ready) == 0 {
-		c.ready = nil
-	}
-	return s
+	clear(c.handed)
+	c.handed = c.handed[:0]
 }
 
 // recordSize is what counts of a record for MinBytes and the like.
@@ -206,6 +292,7 @@ func (s *source) read(most int, recs []Record, bytes int) ([]Record, bool) {
 	if s.version != version || !s.readable() && len(out) > had {
 		c.mu.Unlock()
 		s.letGo()
+		clear(out[had:])       // what comes in their place fills in what it has
 		return out[:had], true // there was a Seek, or it is lost: look again
 	}
 	if s.r != nil && s.r.next > s.next {
@@ -227,12 +314,7 @@ func (s *source) read(most int, recs []Record, bytes int) ([]Record, bool) {
 		s.fail(err)
 	}
 	c.mu.Unlock()
-	switch {
-	case err != nil:
-		s.park()
-		s.queued.Store(false) // who makes it readable again queues it
-		return out, false
-	case drained:
+	if err != nil || drained {
 		s.park()
 		return out, s.rest(p)
 	}
@@ -262,14 +344,18 @@ func (s *source) readFrom(p *Partition, next Offset, version, most int, recs []R
 			s.r.start(p, next)
 		}
 	}
+	if p.damaged != nil && p.segs.Load() == nil {
+		return recs, true, fmt.Errorf("%w: %w", ErrReadOnly, p.damaged)
+	}
 	r, a, room := s.r, &s.c.arena, most
 	if s.undone != nil {
 		room = min(most, len(recs)+s.undone.room())
 	}
-	left := min(bytes, s.c.opts.MaxPartitionBytes-s.took)
-	defer func(all int) { s.took += all - left }(left)
-	for len(recs) < room && left > 0 {
+	for until := s.took + bytes; len(recs) < room && s.took < until; {
 		if !s.in {
+			if s.took >= s.c.opts.MaxPartitionBytes {
+				break
+			}
 			found, err := r.load(context.Background())
 			if err != nil || !found {
 				return recs, true, p.closedOr(err)
@@ -298,7 +384,7 @@ func (s *source) readFrom(p *Partition, next Offset, version, most int, recs []R
 		a.more = r.recordBytes()
 		a.fill(&recs[n], r)
 		r.next = Offset(r.records.Record.Offset) + 1
-		left -= max(recordSize(&recs[n]), 1)
+		s.took += max(recordSize(&recs[n]), 1)
 	}
 	return recs, false, nil
 }
@@ -309,12 +395,16 @@ func (s *source) letGo() {
 		s.r.release()
 		s.r = nil
 	}
-	s.cur = cursor{}
+	s.cur, s.in = cursor{}, false
 }
 
-// park gives back the memory of a source that has nothing buffered, and remembers the place.
+// park gives back what is buffered, and remembers the place, unless it is in a batch.
 func (s *source) park() {
-	if s.r != nil {
+	switch {
+	case s.r == nil:
+	case s.in:
+		s.letGo()
+	default:
 		s.cur = s.r.cursor()
 		s.r.release()
 		s.r = nil
@@ -331,16 +421,17 @@ func (s *source) rest(p *Partition) bool {
 	if !s.readable() || s.p != p {
 		return false // who changes that says so
 	}
+	if p.gone.Load() {
+		c.topicsNews.Store(true)
+		c.lookUp()
+		return false
+	}
 	if Offset(p.highWatermark.Load()) > s.next || p.cuts.Load() != s.cur.cuts && s.cur.p == p {
 		return s.queued.CompareAndSwap(false, true) // else who commits has queued it
 	}
-	switch err := p.noMore(); {
-	case errors.Is(err, ErrTopicNotFound):
-		c.topicsNews.Store(true)
-		c.lookUp()
-	case err != nil && !s.offline:
+	if err := p.noMore(); err != nil && !s.offline && !p.gone.Load() {
 		s.offline = true
-		c.errs = append(c.errs, p.error("read", err))
+		s.tell(p.error("read", err))
 	}
 	return false
 }
@@ -351,9 +442,7 @@ func (s *source) fail(err error) {
 	var out *OffsetError
 	switch {
 	case c.log.isClosing():
-	case errors.Is(err, ErrTopicNotFound):
-		c.topicsNews.Store(true)
-		c.lookUp()
+	case errors.Is(err, ErrTopicNotFound): // rest looks after that
 	case errors.As(err, &out) && c.opts.OffsetReset != ResetError && p.noMore() == nil: // one that cannot be opened shows nothing
 		c.log.opts.Logger.Warn("offset is out of range, and is reset", "client", c.opts.ClientID, "group", c.opts.Group,
 			"topic", s.tp.Topic, "partition", s.tp.Partition, "offset", out.Offset, "start", out.Start, "end", out.End)
@@ -362,7 +451,7 @@ func (s *source) fail(err error) {
 	default:
 		s.state = sourceFailed
 		s.version++
-		c.errs = append(c.errs, p.error("read", err))
+		s.tell(p.error("read", err))
 	}
 }
 

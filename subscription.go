@@ -3,6 +3,7 @@ package riffle
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"regexp"
@@ -14,6 +15,7 @@ type subscription struct {
 	topics  []string
 	pattern *regexp.Regexp
 	parts   []TopicPartition // assigned by hand
+	number  int              // counts subscriptions and assignments
 }
 
 // The kinds of subscription, of which a consumer has one at a time.
@@ -52,7 +54,7 @@ func (c *Consumer) Subscribe(topics ...string) error {
 	if isClosed(c.closing) {
 		return c.error("subscribe", ErrClosed)
 	}
-	c.subscribed = subscription{topics: topics}
+	c.subscribed = subscription{topics: topics, number: c.subscribed.number + 1}
 	c.topicsNews.Store(true)
 	c.lookUp()
 	return nil
@@ -72,6 +74,7 @@ func (c *Consumer) Assign(parts ...TopicPartition) error {
 			return c.error("assign", fmt.Errorf("%w: %v", ErrPartitionNotFound, tp))
 		}
 	}
+	c.commitDropped(parts)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.subscribed.kind() == toTopics && len(parts) > 0 {
@@ -81,16 +84,37 @@ func (c *Consumer) Assign(parts ...TopicPartition) error {
 		return c.error("assign", ErrClosed)
 	}
 	if c.subscribed.kind() == toTopics {
-		c.subscribed = subscription{}
+		c.subscribed = subscription{number: c.subscribed.number + 1}
 		c.topicsNews.Store(true)
 		c.lookUp()
 		return nil
 	}
-	c.subscribed.parts = slices.Clone(parts)
+	c.subscribed = subscription{parts: slices.Clone(parts), number: c.subscribed.number + 1}
 	c.setSources(parts)
-	c.bindAll() // so that Seek knows their bounds
+	for _, s := range c.sources {
+		s.tie()
+	}
 	c.lookUp()
 	return nil
+}
+
+// commitDropped commits, before partitions that are assigned by hand are replaced, what was
+// passed of those that go, unless ManualCommit.
+func (c *Consumer) commitDropped(keep []TopicPartition) {
+	c.mu.Lock()
+	due := false
+	if c.subscribed.kind() == byHand {
+		for tp, s := range c.sources {
+			o, _ := s.toCommit(false)
+			due = due || o != NoOffset && o != s.committed && !slices.Contains(keep, tp)
+		}
+	}
+	c.mu.Unlock()
+	if due {
+		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+		defer cancel()
+		_ = c.commitPassed(ctx, false) // an error is logged
+	}
 }
 
 // Assignment returns the partitions that the consumer reads now, by name and number.
@@ -131,8 +155,11 @@ func wholeName(pattern *regexp.Regexp) *regexp.Regexp {
 	return regexp.MustCompile(`\A(?:` + pattern.String() + `)\z`) // it has been compiled before
 }
 
-// assignAll gives the consumer all partitions of its topics.
+// assignAll gives a consumer without a group all partitions of its topics.
 func (c *Consumer) assignAll(ctx context.Context) error {
+	c.mu.Lock()
+	number := c.subscribed.number
+	c.mu.Unlock()
 	var parts []TopicPartition
 	for _, name := range c.wanted() {
 		if t, err := c.log.Topic(name); err == nil {
@@ -141,17 +168,46 @@ func (c *Consumer) assignAll(ctx context.Context) error {
 			}
 		}
 	}
+	revoked, lost := c.without(parts)
+	var errs []error
+	if len(revoked) > 0 {
+		errs = append(errs, c.call(ctx, "Revoked", c.opts.Revoked, revoked))
+	}
 	c.mu.Lock()
-	added, dropped := c.setSources(parts)
+	if c.subscribed.number != number {
+		c.mu.Unlock()
+		c.lookUp() // it wants something else by now
+		return errors.Join(errs...)
+	}
+	added, _ := c.setSources(parts)
 	for _, s := range added {
 		s.untold = true
 	}
 	c.mu.Unlock()
-	c.bindSources()
-	if len(dropped) > 0 {
-		return c.call(ctx, "Lost", c.opts.Lost, dropped)
+	if len(lost) > 0 {
+		errs = append(errs, c.call(ctx, "Lost", c.opts.Lost, lost))
 	}
-	return nil
+	return errors.Join(errs...)
+}
+
+// without returns which partitions the consumer has besides keep: those that are still there,
+// and those that are deleted.
+func (c *Consumer) without(keep []TopicPartition) (there, deleted []TopicPartition) {
+	kept := make(map[TopicPartition]bool, len(keep))
+	for _, tp := range keep {
+		kept[tp] = true
+	}
+	for _, tp := range c.Assignment() {
+		if kept[tp] {
+			continue
+		}
+		if _, err := c.log.partition(tp); err == nil {
+			there = append(there, tp)
+		} else {
+			deleted = append(deleted, tp)
+		}
+	}
+	return there, deleted
 }
 
 // setSources makes parts what the consumer reads. It returns what is new and what is gone.
@@ -182,23 +238,14 @@ func (c *Consumer) setSources(parts []TopicPartition) (added []*source, dropped 
 func (c *Consumer) bindSources() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.bindAll()
+	for _, s := range c.sources {
+		s.tie()
+	}
 }
 
-// bindAll is bindSources, called under mu.
-func (c *Consumer) bindAll() {
-	for tp, s := range c.sources {
-		if s.p != nil && s.p.gone.Load() {
-			s.unbind()
-			s.startAt(seekTo{kind: seekInitial}) // one of that name is another topic
-		}
-		if s.p != nil {
-			continue
-		}
-		if p, err := c.log.partition(tp); err == nil {
-			s.bind(p)
-		}
-	}
+// inOrder returns the sources by their partitions. Called under mu.
+func (c *Consumer) inOrder() []*source {
+	return slices.SortedFunc(maps.Values(c.sources), func(a, b *source) int { return comparePartitions(a.tp, b.tp) })
 }
 
 // tellAssigned calls Assigned with what is new, and with what it has failed for.
@@ -207,16 +254,15 @@ func (c *Consumer) tellAssigned(ctx context.Context) error {
 	tell := c.tellNone
 	var told []*source
 	var parts []TopicPartition
-	for tp, s := range c.sources {
+	for _, s := range c.inOrder() {
 		if s.untold {
-			told, parts = append(told, s), append(parts, tp)
+			told, parts = append(told, s), append(parts, s.tp)
 		}
 	}
 	c.mu.Unlock()
 	if len(told) == 0 && !tell {
 		return nil
 	}
-	sortPartitions(parts)
 	if err := c.call(ctx, "Assigned", c.opts.Assigned, parts); err != nil {
 		return err
 	}

@@ -33,6 +33,18 @@ func (l *Log) partition(tp TopicPartition) (*Partition, error) {
 	return t.Partition(tp.Partition)
 }
 
+// knownPartition returns the partition of that name, nil if it is not known: a read-only log
+// does not look for it.
+func (l *Log) knownPartition(tp TopicPartition) *Partition {
+	l.mu.Lock()
+	t := l.topics[tp.Topic]
+	l.mu.Unlock()
+	if t == nil || tp.Partition < 0 || tp.Partition >= t.NumPartitions() {
+		return nil
+	}
+	return t.all()[tp.Partition]
+}
+
 func notFound(name string) error { return fmt.Errorf("%w: %q", ErrTopicNotFound, name) }
 
 // Topics iterates over the topics that there are as the loop begins, by name, the log's

@@ -42,14 +42,40 @@ func (u *undone) add(recs []Record) {
 	}
 }
 
+// takeBack forgets the records from offset o on: they are handed out again.
+func (u *undone) takeBack(o Offset) {
+	if u != nil {
+		u.list = u.list[:u.search(o)]
+	}
+}
+
+// committed takes note that all before offset o is committed, and so is done.
+func (u *undone) committed(o Offset, epoch int32) {
+	if u != nil && o > u.next {
+		u.list = u.list[u.search(o):]
+		u.next, u.epoch = o, epoch
+		u.pass()
+	}
+}
+
+// search returns the place of the first record from offset o on.
+func (u *undone) search(o Offset) int {
+	return sort.Search(len(u.list), func(i int) bool { return u.list[i].offset >= o })
+}
+
 // done takes note that a record is done. One that is not known was handed out before a
 // Seek, or before its partition was another member's.
 func (u *undone) done(o Offset) {
-	i := sort.Search(len(u.list), func(i int) bool { return u.list[i].offset >= o })
+	i := u.search(o)
 	if i == len(u.list) || u.list[i].offset != o {
 		return
 	}
 	u.list[i].done = true
+	u.pass()
+}
+
+// pass goes behind the longest prefix that is done.
+func (u *undone) pass() {
 	n := 0
 	for n < len(u.list) && u.list[n].done {
 		u.next, u.epoch = u.list[n].offset+1, u.list[n].epoch
