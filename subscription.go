@@ -48,11 +48,11 @@ func (c *Consumer) Subscribe(topics ...string) error {
 	topics = slices.Compact(slices.Sorted(slices.Values(topics)))
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.subscribed.kind() == byHand && len(topics) > 0 {
-		return c.error("subscribe", fmt.Errorf("%w: partitions are assigned by hand", ErrInvalidState))
-	}
 	if isClosed(c.closing) {
 		return c.error("subscribe", ErrClosed)
+	}
+	if c.subscribed.kind() == byHand && len(topics) > 0 {
+		return c.error("subscribe", fmt.Errorf("%w: partitions are assigned by hand", ErrInvalidState))
 	}
 	c.subscribed = subscription{topics: topics, number: c.subscribed.number + 1}
 	c.topicsNews.Store(true)
@@ -77,11 +77,11 @@ func (c *Consumer) Assign(parts ...TopicPartition) error {
 	c.commitDropped(parts)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.subscribed.kind() == toTopics && len(parts) > 0 {
-		return c.error("assign", fmt.Errorf("%w: the consumer subscribes to topics", ErrInvalidState))
-	}
 	if isClosed(c.closing) {
 		return c.error("assign", ErrClosed)
+	}
+	if c.subscribed.kind() == toTopics && len(parts) > 0 {
+		return c.error("assign", fmt.Errorf("%w: the consumer subscribes to topics", ErrInvalidState))
 	}
 	if c.subscribed.kind() == toTopics {
 		c.subscribed = subscription{number: c.subscribed.number + 1}
