@@ -417,12 +417,10 @@ func (m *consumerMachine) take(recs []Record) {
 		s := m.sources[tp]
 		require.NotNil(m.t, s, "%v is not assigned", tp)
 		require.False(m.t, s.paused || s.failed, "%v", tp)
-		rest := s.part.from(s.next)
-		if buffered := s.part.since(s.next, 0); s.next == NoOffset || len(buffered) == 0 || buffered[0].Offset != r.Offset {
+		rest := s.part.since(s.next, 0) // the start may have passed what was read already
+		if s.next == NoOffset || len(rest) == 0 || rest[0].Offset != r.Offset {
 			m.overtake(tp, s)
 			rest = s.part.from(s.next)
-		} else {
-			rest = buffered // the start has passed what was read already
 		}
 		require.NotEmpty(m.t, rest, "%v: %+v", tp, r)
 		r.LeaderEpoch = rest[0].LeaderEpoch

@@ -126,6 +126,20 @@ func TestAssignKeepsPositions(t *testing.T) {
 	})
 }
 
+// TestConsumerReadsItsTopics: without a group, a consumer reads all partitions of its topics.
+func TestConsumerReadsItsTopics(t *testing.T) {
+	inConsumerWorld(t, 3, func(t *testing.T, l *Log) {
+		top, err := l.Topic("topic")
+		require.NoError(t, err)
+		for p := range top.Partitions() {
+			appendValues(t, p, 0, 3)
+		}
+		c := consumerOf(t, l, ConsumerOptions{Topics: []string{"topic"}})
+		require.Equal(t, []string{"v0", "v1", "v2", "v0", "v1", "v2", "v0", "v1", "v2"}, polled(t, c))
+		requireIdle(t, c)
+	})
+}
+
 // TestConsumerWithoutGroup reads, and commits nothing.
 func TestConsumerWithoutGroup(t *testing.T) {
 	inConsumerWorld(t, 1, func(t *testing.T, l *Log) {
