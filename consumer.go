@@ -76,7 +76,7 @@ func (l *Log) NewConsumer(opts *ConsumerOptions) (*Consumer, error) {
 		return nil, fmt.Errorf("new consumer: %w", err)
 	}
 	c := &Consumer{
-		log: l, opts: resolved,
+		log: l, opts: resolved, arena: arena{ahead: true},
 		busy: make(chan struct{}, 1), committing: make(chan struct{}, 1), signal: make(chan struct{}, 1),
 		closing: make(chan struct{}), closed: make(chan struct{}),
 		sources:    make(map[TopicPartition]*source),

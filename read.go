@@ -57,9 +57,8 @@ func (p *Partition) FollowViews(ctx context.Context, from Offset, opts *ReadOpti
 
 func (p *Partition) owned(ctx context.Context, from Offset, opts *ReadOptions, follow bool) iter.Seq2[Record, error] {
 	return func(yield func(Record, error) bool) {
-		var a arena
+		a := arena{ahead: true}
 		err := p.read(ctx, from, opts, follow, func(r *reader) bool {
-			a.more = r.recordBytes()
 			return yield(a.record(View{r}), nil)
 		})
 		if err != nil {

@@ -130,9 +130,9 @@ const arenaSize = 64 << 10
 // of records rather than two a record.
 type arena struct {
 	free []byte
-	// more is an upper bound of what is still to be copied, so that the last
-	// chunk is no larger than what it holds.
-	more int
+	// ahead says that the records that follow are to be copied too. A chunk is no
+	// larger than what there is still to copy in the batch.
+	ahead bool
 }
 
 // record copies the record that v shows.
@@ -144,7 +144,7 @@ func (a *arena) record(v View) (rec Record) {
 // fill copies the record that from shows into rec, which is empty.
 func (a *arena) fill(rec *Record, from *reader) {
 	r := &from.records.Record
-	a.reserve(len(r.Key) + len(r.Value))
+	a.reserve(len(r.Key)+len(r.Value), from)
 	rec.Topic, rec.Partition = from.p.topic.name, from.p.index
 	rec.Offset, rec.LeaderEpoch = Offset(r.Offset), from.epoch
 	rec.Timestamp = timeOf(r.Timestamp)
@@ -156,7 +156,7 @@ func (a *arena) fill(rec *Record, from *reader) {
 	}
 	if n := r.Headers.Len(); n > 0 {
 		rec.Headers = make([]Header, 0, n)
-		a.reserve(r.Headers.Size())
+		a.reserve(r.Headers.Size(), from)
 		for k, val := range r.Headers.All() {
 			rec.Headers = append(rec.Headers, Header{Key: string(k), Value: a.clone(val)})
 		}
@@ -164,10 +164,15 @@ func (a *arena) fill(rec *Record, from *reader) {
 }
 
 // reserve makes room for n bytes in one piece.
-func (a *arena) reserve(n int) {
-	if n > len(a.free) {
-		a.free = make([]byte, max(n, min(arenaSize, a.more)))
+func (a *arena) reserve(n int, from *reader) {
+	if n <= len(a.free) {
+		return
 	}
+	size := n
+	if a.ahead {
+		size = max(n, min(arenaSize, from.recordBytes()))
+	}
+	a.free = make([]byte, size)
 }
 
 // clone copies p, for which there is room, and keeps nil nil and empty empty.

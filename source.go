@@ -381,7 +381,6 @@ func (s *source) readFrom(p *Partition, next Offset, version, most int, recs []R
 		} else {
 			recs = append(recs, Record{})
 		}
-		a.more = r.recordBytes()
 		a.fill(&recs[n], r)
 		r.next = Offset(r.records.Record.Offset) + 1
 		s.took += max(recordSize(&recs[n]), 1)
