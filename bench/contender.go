@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"runtime/debug"
 	"strings"
 )
@@ -52,6 +53,21 @@ type reader interface {
 	// readAt returns the record with the number i, which counts from 0; it is the
 	// caller's only until the next call.
 	readAt(i int) ([]byte, error)
+}
+
+// sender is a store with a producer: what sends records, from many goroutines, wherever
+// they belong.
+type sender interface {
+	// send sends one record, and waits for what the settings ask.
+	send(record []byte) error
+}
+
+// consumable is a store with a consumer: what gets records as they come.
+type consumable interface {
+	sender
+	// consume calls each for every record from the first one on, in order, as they come,
+	// until it returns false or ctx ends. Each may keep the record.
+	consume(ctx context.Context, each func(record []byte) (more bool)) error
 }
 
 // contenders are all that compete, ours first.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -48,9 +49,80 @@ func TestContendersKeepRecords(t *testing.T) {
 				require.NoError(t, err)
 				require.Equal(t, want[i], b)
 			}
+			if s, ok := st.(consumable); ok {
+				var consumed [][]byte
+				require.NoError(t, s.consume(t.Context(), func(b []byte) bool {
+					consumed = append(consumed, b)
+					return len(consumed) < len(want)
+				}))
+				require.Equal(t, want, consumed)
+			}
 			require.NoError(t, st.close())
 		})
 	}
+}
+
+// TestConsumersGetRecordsAsTheyCome sends each record when a consumer has the one before, and has
+// consumers that wait end with their context.
+func TestConsumersGetRecordsAsTheyCome(t *testing.T) {
+	for _, c := range contenders() {
+		t.Run(c.name, func(t *testing.T) {
+			st, err := c.open(settings{dir: t.TempDir(), writers: 1, room: 1 << 20})
+			if errors.Is(err, errCannot) {
+				t.Skip(err) // nothing is mapped on this platform
+			}
+			require.NoError(t, err)
+			defer func() { require.NoError(t, st.close()) }()
+			s, ok := st.(consumable)
+			if !ok {
+				t.Skip("it has no consumer") // so its cell is empty
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			got, ended := make(chan []byte), make(chan error)
+			go func() {
+				ended <- s.consume(ctx, func(b []byte) bool { got <- b; return true })
+			}()
+			for _, r := range numbered(0, 20) {
+				require.NoError(t, s.send(r))
+				require.Equal(t, r, <-got)
+			}
+			cancel()
+			require.ErrorIs(t, <-ended, context.Canceled)
+		})
+	}
+}
+
+// brokenConsumer hands over another record than the third that is sent.
+type brokenConsumer struct {
+	store
+	sent chan []byte
+	n    int
+}
+
+func (c *brokenConsumer) send(record []byte) error {
+	if c.n++; c.n == 3 {
+		record = []byte("another")
+	}
+	c.sent <- record
+	return nil
+}
+
+func (c *brokenConsumer) consume(ctx context.Context, each func([]byte) bool) error {
+	for {
+		select {
+		case r := <-c.sent:
+			if !each(r) {
+				return nil
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func TestHandedOverComparesRecords(t *testing.T) {
+	turn := &turn{scale: quick, size: 100, records: numbered(0, 10), store: &brokenConsumer{sent: make(chan []byte, 1)}}
+	require.ErrorContains(t, turn.handedOver(0.5), "did not get what was sent")
 }
 
 // TestContendersAppendDurably has several writers append durably, and counts what is there. The

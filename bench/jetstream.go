@@ -15,7 +15,7 @@ var jetStreamContender = &contender{
 	module: "github.com/nats-io/nats-server/v2 github.com/nats-io/nats.go",
 	notes: "embedded server with no listener, its client in process, one stream on disk, one replica. Not flushed: the default `SyncInterval` of 2 minutes; messages are with the operating " +
 		"system when they are acknowledged. Durable: `SyncAlways`. One a call: `Publish`; many a call and pipelined: `PublishAsync`, at most 4,000 unacknowledged, its default. " +
-		"In order: an ordered consumer; by number: a direct get. Each message has a checksum.",
+		"Consumed and in order: an ordered consumer with a callback; by number: a direct get. Each message has a checksum.",
 	open: openJetStream,
 }
 
@@ -73,6 +73,8 @@ func (s *jetStreamStore) appendOne(record []byte) error {
 	return err
 }
 
+func (s *jetStreamStore) send(record []byte) error { return s.appendOne(record) }
+
 func (s *jetStreamStore) appendMany(records [][]byte) error {
 	for _, r := range records {
 		if err := s.enqueue(r); err != nil {
@@ -103,6 +105,32 @@ func (s *jetStreamStore) drain() error {
 	}
 }
 
+// consume has the client call it back, which takes a goroutine less than its iterator.
+func (s *jetStreamStore) consume(ctx context.Context, each func([]byte) bool) error {
+	c, err := s.stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{})
+	if err != nil {
+		return err
+	}
+	ended := false // the callback is not called by two at a time
+	done := make(chan struct{})
+	consuming, err := c.Consume(func(m jetstream.Msg) {
+		if !ended && !each(m.Data()) {
+			ended = true
+			close(done)
+		}
+	}, jetstream.PullMaxMessages(10_000))
+	if err != nil {
+		return err
+	}
+	defer consuming.Stop()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // readAll ends with the last message as it is now. The messages are the caller's anyway.
 func (s *jetStreamStore) readAll(_ bool, each func([]byte)) error {
 	ctx := context.Background()
@@ -110,23 +138,12 @@ func (s *jetStreamStore) readAll(_ bool, each func([]byte)) error {
 	if err != nil || info.State.Msgs == 0 {
 		return err
 	}
-	c, err := s.stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{})
-	if err != nil {
-		return err
-	}
-	it, err := c.Messages(jetstream.PullMaxMessages(10_000))
-	if err != nil {
-		return err
-	}
-	defer it.Stop()
-	for range info.State.Msgs {
-		m, err := it.Next()
-		if err != nil {
-			return err
-		}
-		each(m.Data())
-	}
-	return nil
+	left := info.State.Msgs
+	return s.consume(ctx, func(record []byte) bool {
+		each(record)
+		left--
+		return left > 0
+	})
 }
 
 func (s *jetStreamStore) readAt(i int) ([]byte, error) {

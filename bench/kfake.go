@@ -16,7 +16,7 @@ var kfakeContender = &contender{
 	module: "github.com/twmb/franz-go/pkg/kfake github.com/twmb/franz-go",
 	notes: "one broker with a data directory, one partition, franz-go's client on loopback, no compression, acks from all, idempotent as by default. " +
 		"Durable: `SyncWrites`, a flush a batch. One a call: `ProduceSync` without linger; many a call: `Produce` and `Flush`; pipelined: `Produce` with the default linger of 10 ms. " +
-		"By number: a fetch request for one batch. Each batch has a CRC.",
+		"Consumed and in order: `PollRecords`, at most 10,000, without a group. By number: a fetch request for one batch. Each batch has a CRC.",
 	open: openKfake,
 }
 
@@ -63,6 +63,8 @@ func (s *kfakeStore) client(more ...kgo.Opt) (*kgo.Client, error) {
 func (s *kfakeStore) appendOne(record []byte) error {
 	return s.one.ProduceSync(context.Background(), &kgo.Record{Value: record}).FirstErr()
 }
+
+func (s *kfakeStore) send(record []byte) error { return s.appendOne(record) }
 
 func (s *kfakeStore) appendMany(records [][]byte) (err error) {
 	if s.batches == nil {
@@ -116,12 +118,31 @@ func (s *kfakeStore) failure() error {
 }
 
 // poll returns records that have come, at most so many.
-func poll(c *kgo.Client, most int) ([]*kgo.Record, error) {
-	fetches := c.PollRecords(context.Background(), most)
+func poll(ctx context.Context, c *kgo.Client, most int) ([]*kgo.Record, error) {
+	fetches := c.PollRecords(ctx, most)
 	for _, err := range fetches.Errors() {
 		return nil, fmt.Errorf("poll %s/%d: %w", err.Topic, err.Partition, err.Err)
 	}
 	return fetches.Records(), nil
+}
+
+func (s *kfakeStore) consume(ctx context.Context, each func([]byte) bool) error {
+	c, err := s.client(kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{kfakeTopic: {0: kgo.NewOffset().At(0)}}), kgo.FetchMaxPartitionBytes(8<<20))
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	for {
+		recs, err := poll(ctx, c, 10_000)
+		if err != nil {
+			return err
+		}
+		for _, r := range recs {
+			if !each(r.Value) {
+				return nil
+			}
+		}
+	}
 }
 
 // readAll ends with the record before the log end as it is now. The records are the caller's anyway.
@@ -130,22 +151,12 @@ func (s *kfakeStore) readAll(_ bool, each func([]byte)) error {
 	if info == nil || info.HighWatermark == 0 {
 		return nil
 	}
-	c, err := s.client(kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{kfakeTopic: {0: kgo.NewOffset().At(0)}}), kgo.FetchMaxPartitionBytes(8<<20))
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	for next := int64(0); next < info.HighWatermark; {
-		recs, err := poll(c, 10_000)
-		if err != nil {
-			return err
-		}
-		for _, r := range recs {
-			each(r.Value)
-			next = r.Offset + 1
-		}
-	}
-	return nil
+	left := info.HighWatermark
+	return s.consume(context.Background(), func(record []byte) bool {
+		each(record)
+		left--
+		return left > 0
+	})
 }
 
 // readAt asks for the batch with the record: to move a consumer takes milliseconds.

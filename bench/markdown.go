@@ -95,7 +95,7 @@ func (r report) targets(b *strings.Builder) {
 		for _, t := range res.row.targets {
 			us, ok := res.figures[ours]
 			them, theirs := res.figures[t.than]
-			if !ok || !theirs && t.rate == 0 {
+			if !ok || !theirs && t.than != "" {
 				lines = append(lines, []string{res.row.name, t.String(), "–", "not measured"})
 				continue
 			}
@@ -123,6 +123,8 @@ func (t target) inTerms(reached float64) string {
 	switch {
 	case t.rate > 0:
 		return count(reached) + " records/s"
+	case t.most > 0:
+		return duration(reached)
 	case t.times >= 1:
 		return significant(reached) + " × the rate"
 	default:

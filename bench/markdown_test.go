@@ -40,7 +40,7 @@ func TestReport(t *testing.T) {
 				ours: at(2e-6, 1e-6, 4e-6), "raw": at(1e-6, 0.5e-6, 1e-6), "other": at(8e-6, 3e-6, 16e-6),
 			},
 		}, {
-			row:     row{key: "open", name: "open", targets: []target{{than: "other", times: 3}}},
+			row:     row{key: "open", name: "open", targets: []target{{than: "other", times: 3}, {most: time.Millisecond}, {most: 900 * time.Microsecond}}},
 			figures: map[string]figures{ours: at(1e-3)},
 			failed:  map[string]error{"other": errors.New("no luck")},
 		}},
@@ -61,6 +61,8 @@ In brackets: how many times the contender took what Riffle took, the median over
 | append | 1.1 × the time of raw | 2.00 × the time | **missed** |
 | append | 3 × the rate of other | 4.00 × the rate | met |
 | open | 3 × the rate of other | – | not measured |
+| open | at most 1.00 ms | 1.00 ms | met |
+| open | at most 900 µs | 1.00 ms | **missed** |
 
 other failed at "open": no luck
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"hash/crc32"
@@ -9,13 +10,14 @@ import (
 	"path/filepath"
 	"sort"
 	"sync"
+	"sync/atomic"
 )
 
 var rawContender = &contender{
 	name: "raw",
 	notes: "the operations alone that limit a log. Not flushed: a header, the records and a CRC-32C stored into a mapping of allocated space whose pages were touched " +
 		"(Linux; elsewhere the cells stay empty). Durable: a write and an `fdatasync`; of several writers all those that come while one runs share the next. " +
-		"Read: the mapping, each CRC checked. Open: two files are mapped.",
+		"Read: the mapping, each CRC checked. Consumed: likewise, copied, and a channel rings. Open: two files are mapped.",
 	open: openRaw,
 }
 
@@ -51,13 +53,16 @@ type rawMapping struct {
 
 	pending, first int // of the batch that enqueue builds: its records, and where it begins
 	written        int
+
+	published atomic.Int64  // where consume may read to
+	bell      chan struct{} // holds one when it has moved
 }
 
 // rawBatchBytes is how much enqueue gathers.
 const rawBatchBytes = 64 << 10
 
 func openRawMapping(s settings) (_ store, err error) {
-	r := &rawMapping{}
+	r := &rawMapping{bell: make(chan struct{}, 1)}
 	defer func() {
 		if err != nil {
 			_ = r.closeFiles()
@@ -91,6 +96,7 @@ func openRawMapping(s settings) (_ store, err error) {
 		return nil, err
 	}
 	r.end = int(end)
+	r.published.Store(end)
 	r.index, err = mapFile(r.indexFile, int(entries), false)
 	return r, err
 }
@@ -100,6 +106,18 @@ func (r *rawMapping) appendOne(record []byte) error {
 		return err
 	}
 	r.finish(r.end, r.put(r.end+rawHeader, record), 1)
+	return nil
+}
+
+func (r *rawMapping) send(record []byte) error {
+	if err := r.appendOne(record); err != nil {
+		return err
+	}
+	r.published.Store(int64(r.end))
+	select {
+	case r.bell <- struct{}{}:
+	default:
+	}
 	return nil
 }
 
@@ -167,13 +185,13 @@ func (r *rawMapping) finish(pos, end, records int) {
 	r.end = end
 }
 
-// batch returns the batch at pos.
-func (r *rawMapping) batch(pos int) ([]byte, error) {
-	if pos+rawHeader > r.end {
+// batch returns the batch at pos, of those that end at last.
+func (r *rawMapping) batch(pos, last int) ([]byte, error) {
+	if pos+rawHeader > last {
 		return nil, errors.New("a torn batch")
 	}
 	end := pos + 8 + int(binary.LittleEndian.Uint32(r.data[pos:]))
-	if end > r.end {
+	if end > last {
 		return nil, errors.New("a torn batch")
 	}
 	b := r.data[pos:end]
@@ -190,10 +208,17 @@ func nextRecord(rest []byte) (record, after []byte) {
 }
 
 func (r *rawMapping) readAll(owned bool, each func([]byte)) error {
-	for pos := 0; pos < r.end; {
-		b, err := r.batch(pos)
+	_, _, err := r.walk(0, r.end, owned, func(record []byte) bool { each(record); return true })
+	return err
+}
+
+// walk calls each for the records of the batches in [pos, end) until it returns false. It returns
+// where it has come to.
+func (r *rawMapping) walk(pos, end int, owned bool, each func([]byte) bool) (next int, more bool, err error) {
+	for pos < end {
+		b, err := r.batch(pos, end)
 		if err != nil {
-			return err
+			return pos, false, err
 		}
 		pos += len(b)
 		if owned {
@@ -202,10 +227,27 @@ func (r *rawMapping) readAll(owned bool, each func([]byte)) error {
 		var record []byte
 		for rest := b[rawHeader:]; len(rest) > 0; {
 			record, rest = nextRecord(rest)
-			each(record)
+			if !each(record) {
+				return pos, false, nil
+			}
 		}
 	}
-	return nil
+	return pos, true, nil
+}
+
+func (r *rawMapping) consume(ctx context.Context, each func([]byte) bool) error {
+	for pos := 0; ; {
+		next, more, err := r.walk(pos, int(r.published.Load()), true, each)
+		if err != nil || !more {
+			return err
+		}
+		pos = next
+		select {
+		case <-r.bell:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 func (r *rawMapping) readAt(i int) ([]byte, error) {
@@ -214,7 +256,7 @@ func (r *rawMapping) readAt(i int) ([]byte, error) {
 	if k < 0 {
 		return nil, errMissing(i)
 	}
-	b, err := r.batch(int(binary.LittleEndian.Uint64(r.index[k*rawIndexEntry+8:])))
+	b, err := r.batch(int(binary.LittleEndian.Uint64(r.index[k*rawIndexEntry+8:])), r.end)
 	if err != nil {
 		return nil, err
 	}
@@ -315,5 +357,7 @@ func (r *rawDurable) flush() error {
 	}
 	return r.failed
 }
+
+func (r *rawDurable) send(record []byte) error { return r.appendOne(record) }
 
 func (r *rawDurable) close() error { return r.file.Close() }

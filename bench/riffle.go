@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 
 	"github.com/rifflelog/riffle"
 )
@@ -10,7 +11,7 @@ var riffleContender = &contender{
 	name:   "Riffle",
 	module: "",
 	notes: "one partition, the default configuration. Not flushed: `FlushAsync`, records are with the operating system when an append returns, " +
-		"and are flushed each second or 16 MiB. Durable: `FlushBeforeAck`. Pipelined: `Producer.Enqueue` and `Flush`, the default options. Each batch has a CRC.",
+		"and are flushed each second or 16 MiB. Durable: `FlushBeforeAck`. Pipelined: `Producer.Enqueue` and `Flush`; sent: `Producer.Send`; consumed: `Consumer.Poll`, without a group; all with the default options. Each batch has a CRC.",
 	open: openRiffle,
 }
 
@@ -21,7 +22,7 @@ type riffleStore struct {
 	part *riffle.Partition
 	recs []riffle.Record
 
-	producer *riffle.Producer // of enqueue
+	producer *riffle.Producer
 }
 
 func openRiffle(s settings) (store, error) {
@@ -39,7 +40,12 @@ func openRiffle(s settings) (store, error) {
 		return nil, err
 	}
 	part, err := topic.Partition(0)
-	return &riffleStore{log: log, part: part}, err
+	if err != nil {
+		_ = log.Close()
+		return nil, err
+	}
+	producer, err := log.NewProducer(nil)
+	return &riffleStore{log: log, part: part, producer: producer}, err
 }
 
 func (s *riffleStore) appendOne(record []byte) error {
@@ -56,12 +62,31 @@ func (s *riffleStore) appendMany(records [][]byte) error {
 	return err
 }
 
-func (s *riffleStore) enqueue(record []byte) (err error) {
-	if s.producer == nil {
-		if s.producer, err = s.log.NewProducer(nil); err != nil {
+func (s *riffleStore) send(record []byte) error {
+	_, err := s.producer.Send(context.Background(), riffle.Record{Topic: topicName, Value: record})
+	return err
+}
+
+func (s *riffleStore) consume(ctx context.Context, each func([]byte) bool) (err error) {
+	c, err := s.log.NewConsumer(&riffle.ConsumerOptions{Topics: []string{topicName}})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, c.Close()) }()
+	for {
+		recs, err := c.Poll(ctx)
+		if err != nil {
 			return err
 		}
+		for i := range recs {
+			if !each(recs[i].Value) {
+				return nil
+			}
+		}
 	}
+}
+
+func (s *riffleStore) enqueue(record []byte) error {
 	return s.producer.Enqueue(context.Background(), riffle.Record{Topic: topicName, Value: record}, nil)
 }
 

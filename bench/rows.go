@@ -20,15 +20,18 @@ type row struct {
 
 // target is what Riffle is meant to reach in a row.
 type target struct {
-	than  string  // the name of the contender to compare with
-	times float64 // Riffle takes at most its time divided by times
-	rate  float64 // or: so many records a second
+	than  string        // the name of the contender to compare with
+	times float64       // Riffle takes at most its time divided by times
+	rate  float64       // or: so many records a second
+	most  time.Duration // or: an operation takes no longer
 }
 
 func (t target) String() string {
 	switch {
 	case t.rate > 0:
 		return count(t.rate) + " records/s"
+	case t.most > 0:
+		return "at most " + duration(t.most.Seconds())
 	case t.times >= 1:
 		return fmt.Sprintf("%.3g × the rate of %s", t.times, t.than)
 	default:
@@ -52,9 +55,13 @@ var (
 	whole = scale{rounds: 11, row: 3 * time.Minute, turn: 700 * time.Millisecond, room: 256 << 20, read: 1_000_000, look: 200_000, open: 1 << 20}
 )
 
+// one and kib are sizes of records, many is how many there are in a large batch.
+const one, many, kib = 100, 1000, 1024
+
 // rows are all the work there is, in the order of the table.
-func rows(s scale) []row {
-	const one, many, kib = 100, 1000, 1024
+func rows(s scale) []row { return append(appendRows(), readRows(s)...) }
+
+func appendRows() []row {
 	return []row{
 		{
 			key: "append-one", name: "append 100 bytes, 1 a call, not flushed", rate: true,
@@ -85,6 +92,32 @@ func rows(s scale) []row {
 			turn:    kept(settings{writers: 64, durable: true}, one, (*turn).together),
 			often:   3,
 			targets: []target{{than: "raw", times: 1 / 1.25}},
+		},
+		{
+			key: "sent-64", name: "send 100 bytes with a producer, 64 goroutines, durable", rate: true,
+			turn:    kept(settings{writers: 64, durable: true}, one, (*turn).sentTogether),
+			often:   3,
+			targets: []target{{than: "raw", times: 0.85}},
+		},
+	}
+}
+
+func readRows(s scale) []row {
+	return []row{
+		{
+			key: "consumed-p50", name: "send 100 bytes and consume them, one at a time, not flushed: the median",
+			turn:    fresh(settings{writers: 1}, one, func(t *turn) error { return t.handedOver(0.5) }),
+			targets: []target{{most: 2 * time.Microsecond}, {than: "JetStream", times: 15}},
+		},
+		{
+			key: "consumed-p99", name: "the same: the 99th percentile",
+			turn:    fresh(settings{writers: 1}, one, func(t *turn) error { return t.handedOver(0.99) }),
+			targets: []target{{most: 15 * time.Microsecond}, {than: "JetStream", times: 7}},
+		},
+		{
+			key: "consume", name: "consume 100 bytes in order, each may be kept", rate: true,
+			turn:    filled(fill{"read", one, many, s.read}, (*turn).consumed),
+			targets: []target{{rate: 8e6}},
 		},
 		{
 			key: "read-look", name: "read 100 bytes in order, each looked at", rate: true,

@@ -1,6 +1,9 @@
 package main
 
-import "slices"
+import (
+	"math"
+	"slices"
+)
 
 // figures are the turns of one contender at one row: seconds an operation, in the order
 // of the rounds, and allocations.
@@ -23,6 +26,15 @@ func median(x []float64) float64 {
 	return (x[(len(x)-1)/2] + x[len(x)/2]) / 2
 }
 
+// quantile is the smallest of x that a share of them does not exceed; 0 if there is none.
+func quantile(x []float64, share float64) float64 {
+	if len(x) == 0 {
+		return 0
+	}
+	x = slices.Sorted(slices.Values(x))
+	return x[max(0, int(math.Ceil(share*float64(len(x))))-1)]
+}
+
 // ratio is the median, over the rounds that both have, of how many times b took what a
 // took. A slow moment of the machine hits both of a round, and so not the ratio. It is
 // 0 if there is no such round.
@@ -40,6 +52,10 @@ func (t target) verdict(ours, theirs figures) (reached float64, met bool) {
 	if t.rate > 0 {
 		reached = 1 / median(ours.seconds)
 		return reached, reached >= t.rate
+	}
+	if t.most > 0 {
+		reached = median(ours.seconds)
+		return reached, reached <= t.most.Seconds()
 	}
 	reached = ratio(ours, theirs)
 	return reached, reached >= t.times

@@ -16,6 +16,19 @@ func TestMedian(t *testing.T) {
 	require.Zero(t, median(nil))
 }
 
+func TestQuantile(t *testing.T) {
+	x := make([]float64, 0, 100)
+	for i := range 100 {
+		x = append(x, float64((i*37)%100+1)) // 1 to 100
+	}
+	require.Equal(t, 50.0, quantile(x, 0.5))
+	require.Equal(t, 99.0, quantile(x, 0.99))
+	require.Equal(t, 100.0, quantile(x, 1))
+	require.Equal(t, 1.0, quantile(x, 0))
+	require.Equal(t, 7.0, quantile([]float64{7}, 0.99))
+	require.Zero(t, quantile(nil, 0.5))
+}
+
 // TestRatioComparesRounds has a machine that gets ten times slower after the first of three
 // rounds: what counts is that in each of them it is 2.
 func TestRatioComparesRounds(t *testing.T) {
@@ -48,6 +61,8 @@ func TestTargets(t *testing.T) {
 		{target{than: "x", times: 4.5}, "4.5 × the rate of x", 4, "4.00 × the rate", false},
 		{target{rate: 4e6}, "4.00 M records/s", 4e6, "4.00 M records/s", true},
 		{target{rate: 4.1e6}, "4.10 M records/s", 4e6, "4.00 M records/s", false},
+		{target{most: 250 * time.Nanosecond}, "at most 250 ns", 0.25e-6, "250 ns", true},
+		{target{most: 249 * time.Nanosecond}, "at most 249 ns", 0.25e-6, "250 ns", false},
 		{target{than: "x", times: 1 / 1.25}, "1.25 × the time of x", 4, "0.25 × the time", true},
 	} {
 		reached, met := c.target.verdict(us, them)

@@ -186,8 +186,19 @@ func (t *turn) pipelined() error {
 }
 
 // together has all writers append at the same time, one record a call.
-func (t *turn) together() error {
-	if err := t.warmUp(1, func() error { return t.store.appendOne(t.next()) }); err != nil {
+func (t *turn) together() error { return t.atOnce(t.store.appendOne) }
+
+// sentTogether has as many goroutines share a producer.
+func (t *turn) sentTogether() error {
+	s, ok := t.store.(sender)
+	if !ok {
+		return errCannot
+	}
+	return t.atOnce(s.send)
+}
+
+func (t *turn) atOnce(add func(record []byte) error) error {
+	if err := t.warmUp(1, func() error { return add(t.next()) }); err != nil {
 		return err
 	}
 	return t.timed(func() (int, error) {
@@ -199,7 +210,7 @@ func (t *turn) together() error {
 			all.Go(func() {
 				n := 0
 				for errs[w] == nil && (n == 0 || time.Now().Before(until)) {
-					errs[w] = t.store.appendOne(t.records[(w+n)%len(t.records)])
+					errs[w] = add(t.records[(w+n)%len(t.records)])
 					n++
 				}
 				done.Add(int64(n))
