@@ -103,8 +103,9 @@ func (l *Log) groupNames() ([]string, error) {
 // Name is the group's name.
 func (g *Group) Name() string { return g.name }
 
-// Describe returns the group's state and its members. Errors: ErrGroupNotFound; those of
-// reading its state; ctx's. Kafka: DescribeGroups.
+// Describe returns the group's state and its members. In a read-only log those of the writer's
+// process are not seen. Errors: ErrGroupNotFound; those of reading its state; ctx's. Kafka:
+// DescribeGroups.
 func (g *Group) Describe(ctx context.Context) (GroupDescription, error) {
 	d, err := g.describe(ctx)
 	if err != nil {

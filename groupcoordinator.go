@@ -264,6 +264,9 @@ func (co *coordinator) forgetAnswers(answers []group.Answer, err error, after *[
 // append appends records and applies them. It returns the flush that commits them, nil if there
 // are none. With an error some may have been appended: each stands alone, and those are applied.
 func (co *coordinator) append(records []group.Record, now time.Time) (round *flushRound, err error) {
+	if len(records) > 0 {
+		err = co.log.errReadOnly()
+	}
 	for len(records) > 0 && err == nil {
 		n, size := 0, 0
 		for n < len(records) && (n == 0 || size+recordBytes(records[n]) <= maxGroupBatch) {
