@@ -19,10 +19,11 @@ type Assignor struct {
 	Cooperative bool
 	// Assign returns what each member gets, by its ID; partitions are how many each topic
 	// has. What no member subscribes to, or what does not exist, must not be given. It may run
-	// concurrently for several groups. Its error ends the rebalance: Poll returns it, and the
-	// next Poll tries again. A panic becomes its error.
+	// concurrently for several groups. Its error ends the rebalance: Poll returns it, and polls
+	// after that try again: 100 ms later, then up to 1 s. A panic becomes its error.
 	Assign func(members []GroupMember, partitions map[string]int) (map[string][]TopicPartition, error)
-	// UserData is sent along with what a member says of itself. May be nil.
+	// UserData is sent along with what a member says of itself. May be nil. A panic is as one in
+	// Assign.
 	UserData func(owned []TopicPartition, generation int32) []byte
 }
 

@@ -108,7 +108,8 @@ func (l *Log) NewConsumer(opts *ConsumerOptions) (*Consumer, error) {
 // Seek, and the others go on with the next call. Other errors: ctx's, ErrWakeup, ErrClosed,
 // ErrInvalidState without a subscription or from a second goroutine, ErrFenced (final), those
 // of callbacks and assignors, ErrPartitionFailed or ErrDiskFull if the group's state cannot be
-// written. With one, nothing was handed out. In a group, Poll is where the consumer joins,
+// written, and ErrCorrupt if it cannot be read: polls try again 100 ms later, then up to 1 s,
+// and go on with the partitions that the consumer has. With one, nothing was handed out. In a group, Poll is where the consumer joins,
 // gives up partitions and gets others.
 func (c *Consumer) Poll(ctx context.Context) ([]Record, error) {
 	if err := c.claim(); err != nil {

@@ -117,7 +117,7 @@ func (m *groupMachine) do(step groupStep) error {
 	case "round":
 		return m.round(m.members)
 	case "sleep":
-		time.Sleep(time.Duration(step.n) * time.Second)
+		letPass(time.Duration(step.n) * time.Second)
 		return m.round(m.members)
 	case "restart":
 		return m.restart()
@@ -126,7 +126,7 @@ func (m *groupMachine) do(step groupStep) error {
 	case "stall": // all of them, or all but one that goes on
 		m.rough = true
 		for range 20 {
-			time.Sleep(30 * time.Second)
+			letPass(30 * time.Second)
 			if c != nil && step.n%2 == 0 {
 				if err := m.poll(c); err != nil {
 					return err

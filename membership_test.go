@@ -16,6 +16,11 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// letPass lets time pass in a bubble.
+func letPass(d time.Duration) {
+	time.Sleep(d) //lint:sleep in a bubble of synctest, where it costs nothing
+}
+
 // groupWorld is a log and the members of groups, which one goroutine polls in turn: in a bubble
 // of synctest, so that every wait costs nothing and all of it is one order of events.
 type groupWorld struct {
@@ -235,10 +240,10 @@ func TestMaxPollInterval(t *testing.T) {
 		w.settle(a, b)
 		a.told()
 		b.told()
-		time.Sleep(59 * time.Second)
+		letPass(59 * time.Second)
 		w.settle(b)
 		require.Equal(t, "topic-1", b.has())
-		time.Sleep(17 * time.Second) // up to a quarter longer
+		letPass(17 * time.Second) // up to a quarter longer
 		w.settle(b)
 		require.Equal(t, "topic-0 topic-1", b.has())
 		require.Len(t, w.describe("group").Members, 1)
@@ -266,7 +271,7 @@ func TestMaxPollIntervalForever(t *testing.T) {
 	inGroupWorld(t, 1, nil, func(t *testing.T, w *groupWorld) {
 		a := w.join(ConsumerOptions{MaxPollInterval: Forever})
 		w.settle(a)
-		time.Sleep(1000 * time.Hour)
+		letPass(1000 * time.Hour)
 		require.Len(t, w.describe("group").Members, 1)
 	})
 }
@@ -279,10 +284,10 @@ func TestRebalanceWaitsForMembers(t *testing.T) {
 		w.settle(a)
 		b := w.join(ConsumerOptions{MaxPollInterval: time.Minute})
 		w.settle(b)
-		time.Sleep(30 * time.Second)
+		letPass(30 * time.Second)
 		w.settle(b)
 		require.Equal(t, GroupPreparingRebalance, w.describe("group").State)
-		time.Sleep(40 * time.Second)
+		letPass(40 * time.Second)
 		w.settle(b)
 		require.Equal(t, "topic-0 topic-1", b.has())
 		require.NoError(t, a.poll())
@@ -304,7 +309,7 @@ func TestLeaderThatStalls(t *testing.T) {
 		synctest.Wait()
 		require.Equal(t, GroupCompletingRebalance, w.describe("group").State)
 		for range 90 {
-			time.Sleep(time.Second)
+			letPass(time.Second)
 			w.settle(b, c)
 		}
 		require.Equal(t, GroupStable, w.describe("group").State)
@@ -323,7 +328,7 @@ func TestGroupInitialDelay(t *testing.T) {
 		b := w.join(ConsumerOptions{})
 		w.settle(a, b)
 		require.Empty(t, a.has()+b.has())
-		time.Sleep(7 * time.Second) // b has prolonged it
+		letPass(7 * time.Second) // b has prolonged it
 		w.settle(a, b)
 		require.Len(t, a.Assignment(), 1)
 		require.Len(t, b.Assignment(), 1)
@@ -347,7 +352,7 @@ func TestStaticMemberComesBack(t *testing.T) {
 		require.NoError(t, a.Close())
 		require.Equal(t, []string{"revoked " + had}, a.told())
 		w.send("topic")
-		time.Sleep(44 * time.Second)
+		letPass(44 * time.Second)
 		w.settle(b)
 		again := w.join(ConsumerOptions{InstanceID: "a"})
 		w.settle(again, b)
@@ -356,7 +361,7 @@ func TestStaticMemberComesBack(t *testing.T) {
 		require.Empty(t, b.told())
 
 		require.NoError(t, again.Close())
-		time.Sleep(46 * time.Second)
+		letPass(46 * time.Second)
 		w.settle(b)
 		require.Equal(t, "topic-0 topic-1", b.has(), "SessionTimeout has passed")
 	})
@@ -370,7 +375,7 @@ func TestStaticMemberThatStalls(t *testing.T) {
 		w.settle(a, b)
 		had := a.has()
 		for range 110 {
-			time.Sleep(time.Second)
+			letPass(time.Second)
 			w.settle(b)
 		}
 		require.Len(t, b.Assignment(), 1)
@@ -378,7 +383,7 @@ func TestStaticMemberThatStalls(t *testing.T) {
 		w.settle(a, b)
 		require.Equal(t, []string{"lost " + had, "assigned " + had}, a.told())
 		for range 180 {
-			time.Sleep(time.Second)
+			letPass(time.Second)
 			w.settle(b)
 		}
 		require.Len(t, b.Assignment(), 2)
@@ -549,7 +554,7 @@ func TestCustomAssignor(t *testing.T) {
 			decide = func(members []GroupMember, _ map[string]int) (map[string][]TopicPartition, error) {
 				return result(members[0].ID)
 			}
-			time.Sleep(2 * time.Second)
+			letPass(2 * time.Second)
 			var err error
 			for range 4 {
 				err = errors.Join(err, a.poll())
@@ -569,7 +574,7 @@ func TestCustomAssignor(t *testing.T) {
 			require.Equal(t, "0-1", strings.ReplaceAll(string(members[0].UserData), " ", ""))
 			return map[string][]TopicPartition{members[0].ID: {p(2), p(0)}}, nil
 		}
-		time.Sleep(2 * time.Second)
+		letPass(2 * time.Second)
 		w.settle(a)
 		require.Equal(t, "topic-0 topic-2", a.has())
 		require.Equal(t, "own", w.describe("group").Protocol)
@@ -614,7 +619,7 @@ func TestAssignorsWithoutOneInCommon(t *testing.T) {
 		require.Empty(t, a.told())
 		require.Equal(t, "topic-0", a.has())
 		require.NoError(t, a.Close())
-		time.Sleep(time.Second)
+		letPass(time.Second)
 		w.settle(b)
 		require.Equal(t, "topic-0", b.has(), "the group is empty")
 	})

@@ -85,8 +85,9 @@ func (l *Log) sortedTopics() []*Topic {
 // CreateTopic creates a topic, which is durable when it returns. A nil cfg means
 // the defaults. It makes no directory: that comes with the first append to a
 // partition. Errors: ErrTopicExists, ErrInvalidTopic, ErrInvalidOptions,
-// ErrDiskFull, ErrClosed. If ctx ends while it waits, the error is ErrInDoubt:
-// the topic may come to be.
+// ErrDiskFull, ErrClosed; ErrPartitionFailed or ErrCorrupt if it cannot be seen to
+// that no group has offsets of an earlier topic of that name. If ctx ends while it
+// waits, the error is ErrInDoubt: the topic may come to be.
 func (l *Log) CreateTopic(ctx context.Context, name string, cfg *TopicConfig) (*Topic, error) {
 	t, err := l.createTopic(ctx, name, cfg)
 	if err != nil {
@@ -177,7 +178,8 @@ func (l *Log) makeTopic(ctx context.Context, name string, own TopicConfig) (*Top
 //
 // Errors: ErrTopicNotFound, ErrInvalidTopic for a topic of the log's own,
 // ErrClosed. If ctx ends while it waits, the error is ErrInDoubt: the topic may go.
-// An error of the file system may leave the topic deleted and its name not free;
+// An error of the file system, or ErrPartitionFailed or ErrCorrupt if groups cannot
+// forget its offsets, may leave the topic deleted and its name not free;
 // then the next DeleteTopic or CreateTopic of that name tries again, and Open does.
 func (l *Log) DeleteTopic(ctx context.Context, name string) error {
 	if err := l.deleteTopic(ctx, name); err != nil {
