@@ -264,6 +264,33 @@ func TestDoneInAnyOrder(t *testing.T) {
 	})
 }
 
+// TestDoneAfterAHookThatPanics: what comes again is waited for once.
+func TestDoneAfterAHookThatPanics(t *testing.T) {
+	inConsumerWorld(t, 1, func(t *testing.T, l *Log) {
+		appendValues(t, part0(t, l), 0, 3)
+		bad := true
+		c := consumerOf(t, l, ConsumerOptions{
+			Group: "g", Topics: []string{"topic"}, MarkDone: true,
+			Hooks: []ConsumerHooks{{Deliver: func(context.Context, *Record) {
+				if bad {
+					panic("no")
+				}
+			}}},
+		})
+		_, err := c.Poll(ctx)
+		require.ErrorContains(t, err, "panicked")
+		bad = false
+		for range 2 {
+			recs, err := c.Poll(ctx)
+			require.NoError(t, err)
+			c.Done(recs...)
+			appendValues(t, part0(t, l), int(recs[len(recs)-1].Offset)+1, int(recs[len(recs)-1].Offset)+2)
+		}
+		require.NoError(t, c.Commit(ctx))
+		require.Equal(t, Offset(4), committedAt(t, l, at0))
+	})
+}
+
 // TestDeletedTopicDoesNotHinderCommits of the others.
 func TestDeletedTopicDoesNotHinderCommits(t *testing.T) {
 	inConsumerWorld(t, 1, func(t *testing.T, l *Log) {
