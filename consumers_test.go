@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -59,4 +60,61 @@ func TestWaitingConsumersCostNothing(t *testing.T) {
 		without := hour()
 		require.Less(t, with, without+20*consumers, "once a minute would be 60 each; without them: %d", without)
 	})
+}
+
+// countedNews counts what a follower hears.
+type countedNews struct{ n atomic.Int64 }
+
+func (c *countedNews) news() { c.n.Add(1) }
+
+// TestFollowersComeAndGoWhileRecordsDo has followers come and go beside a writer: of a commit
+// those hear who have come and not gone, once.
+func TestFollowersComeAndGoWhileRecordsDo(t *testing.T) {
+	p := newPart(t, async)
+	ended, beside := make(chan struct{}), make(chan error)
+	go func() {
+		for {
+			select {
+			case <-ended:
+				beside <- nil
+				return
+			default:
+			}
+			if _, err := p.Append(ctx, Record{}); err != nil {
+				beside <- err
+				return
+			}
+		}
+	}()
+	stays, goes := make([]countedNews, 100), make([]countedNews, 100)
+	for i := range stays {
+		p.follow(&goes[i])
+		p.follow(&stays[i])
+		if i%2 == 0 {
+			p.unfollow(&goes[i])
+		}
+	}
+	for i := 1; i < len(goes); i += 2 {
+		p.unfollow(&goes[i])
+	}
+	close(ended)
+	require.NoError(t, <-beside)
+	heard := func(all []countedNews) (list []int64) {
+		for i := range all {
+			list = append(list, all[i].n.Load())
+		}
+		return list
+	}
+	want, gone := heard(stays), heard(goes)
+	for i := range want {
+		want[i]++
+	}
+	_, err := p.Append(ctx, Record{})
+	require.NoError(t, err)
+	require.Equal(t, want, heard(stays))
+	require.Equal(t, gone, heard(goes))
+	for i := range stays {
+		p.unfollow(&stays[i])
+	}
+	require.Nil(t, p.followers.Load())
 }

@@ -100,8 +100,9 @@ type Partition struct {
 	// waiting is what loops at the high watermark wait on; nil if there are
 	// none, so that an append with nobody waiting pays one atomic load.
 	waiting atomic.Pointer[bell]
-	// followers are to hear of each commit, until they are taken off. The list is
-	// replaced as a whole, under mu; nil if it is empty.
+	// followers are to hear of each commit, until they are taken off. Under mu another list
+	// takes its place, which may go on behind the end of the one before in the same memory;
+	// nil if it is empty.
 	followers atomic.Pointer[[]follower]
 }
 
@@ -541,9 +542,9 @@ func (p *Partition) follow(f follower) {
 	defer p.mu.Unlock()
 	var list []follower
 	if all := p.followers.Load(); all != nil {
-		list = append(list, *all...)
+		list = *all
 	}
-	list = append(list, f)
+	list = append(list, f) // behind the end of the lists that others may read
 	p.followers.Store(&list)
 }
 
