@@ -129,7 +129,8 @@ const arenaSize = 64 << 10
 // arena hands out copies of byte strings from shared allocations: one a chunk
 // of records rather than two a record.
 type arena struct {
-	free []byte
+	buf  []byte
+	used int // of buf
 	// ahead says that the records that follow are to be copied too. A chunk is no
 	// larger than what there is still to copy in the batch.
 	ahead bool
@@ -165,14 +166,14 @@ func (a *arena) fill(rec *Record, from *reader) {
 
 // reserve makes room for n bytes in one piece.
 func (a *arena) reserve(n int, from *reader) {
-	if n <= len(a.free) {
+	if n <= len(a.buf)-a.used {
 		return
 	}
 	size := n
 	if a.ahead {
 		size = max(n, min(arenaSize, from.recordBytes()))
 	}
-	a.free = make([]byte, size)
+	a.buf, a.used = make([]byte, size), 0
 }
 
 // clone copies p, for which there is room, and keeps nil nil and empty empty.
@@ -184,10 +185,9 @@ func (a *arena) clone(p []byte) []byte {
 	case len(p) == 0:
 		return []byte{} // a part of p would keep all of its memory
 	}
-	n := copy(a.free, p)
-	out := a.free[:n:n]
-	a.free = a.free[n:]
-	return out
+	first := a.used
+	a.used += copy(a.buf[first:], p)
+	return a.buf[first:a.used:a.used]
 }
 
 // timeOf turns a batch's milliseconds into a time.
