@@ -101,8 +101,9 @@ type ConsumerOptions struct {
 	// them: it may Seek. With an error nothing is delivered from them, Poll returns it, and the
 	// next Poll calls it again. Kafka: ConsumerRebalanceListener.onPartitionsAssigned.
 	//
-	// The three are called inside Poll and the steps of Records, Revoked also inside
-	// Close and Shutdown, with that call's context. They may use the consumer, except for
+	// The three are called inside Poll and the steps of Records, Revoked and Lost also inside
+	// Close, Shutdown and the log's own, with that call's context; Close has one of 30 seconds.
+	// Without a group they are called too, for a subscription; never for what is assigned by hand. They may use the consumer, except for
 	// Poll, Records, Close and Shutdown. A panic in one becomes its error. If several fail,
 	// the first error is returned; what they are told of has happened all the same.
 	Assigned func(ctx context.Context, c *Consumer, parts []TopicPartition) error
