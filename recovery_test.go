@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -759,10 +760,12 @@ func TestOldCutThatStays(t *testing.T) {
 		old := "/data/topic-0/" + cutName(1)
 		require.NoError(t, vfs.WriteFileAtomic(disk, "", old, []byte("earlier")))
 		fsys := errfs.New(disk)
-		kept := false
+		var kept atomic.Bool // operations come from the log's goroutines too
 		fsys.OnOp(func(op errfs.Op) error {
-			kept = kept || op.Site == siteRecoveryCutDir
-			if kept && op.Kind == kind && strings.HasPrefix(old, op.Name) {
+			if op.Site == siteRecoveryCutDir {
+				kept.Store(true)
+			}
+			if kept.Load() && op.Kind == kind && strings.HasPrefix(old, op.Name) {
 				return fs.ErrPermission
 			}
 			return nil
