@@ -317,6 +317,15 @@ func TestWakeup(t *testing.T) {
 		require.Equal(t, wantValues(0, 2), polled(t, c))
 		c.Wakeup()
 		require.NoError(t, c.Close(), "closing ignores it")
+
+		c = consumerOf(t, l, ConsumerOptions{
+			Topics: []string{"topic"}, OffsetReset: ResetLatest,
+			Assigned: func(_ context.Context, c *Consumer, _ []TopicPartition) error { c.Wakeup(); return nil },
+		})
+		short, cancel := context.WithTimeout(ctx, time.Hour)
+		defer cancel()
+		_, err = c.Poll(short)
+		require.ErrorIs(t, err, ErrWakeup, "while it finds its positions")
 	})
 }
 

@@ -256,11 +256,11 @@ func (c *Consumer) findPositions(ctx context.Context) error {
 	}
 	for _, b := range seeking {
 		err := c.findPosition(ctx, b.s, committed)
-		if cause := c.mayGoOn(ctx); err != nil && cause != nil {
-			c.attention.Store(true)
-			return cause
-		}
 		if err != nil {
+			if cause := c.mayGoOn(ctx); cause != nil {
+				c.attention.Store(true)
+				return cause
+			}
 			c.mu.Lock()
 			if b.s.version == b.version && b.s.state == sourceSeeking {
 				b.s.state = sourceFailed
