@@ -243,8 +243,11 @@ func (c *Consumer) noteCommitted(at map[TopicPartition]Position) {
 		if s.passed != NoOffset && s.passed < pos.Offset && pos.Offset <= s.next {
 			s.passed, s.passedEpoch = pos.Offset, pos.LeaderEpoch // an automatic commit shall not take it back
 		}
-		if s.passed != NoOffset && pos.Offset <= s.next {
+		if full := s.undone.room() == 0; s.passed != NoOffset && pos.Offset <= s.next {
 			s.undone.committed(pos.Offset, pos.LeaderEpoch)
+			if full {
+				s.news() // there may be room
+			}
 		}
 	}
 }

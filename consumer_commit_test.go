@@ -260,7 +260,18 @@ func TestDoneInAnyOrder(t *testing.T) {
 		requireIdle(t, c)
 		c.Done(first...)
 		require.Len(t, polled(t, c), 20_000)
+		requireIdle(t, c)
 		c.Done(second...)
+
+		_, err = part0(t, l).Append(ctx, batch...)
+		require.NoError(t, err)
+		require.NoError(t, c.Seek(at0, Earliest))
+		first, err = c.Poll(ctx)
+		require.NoError(t, err)
+		require.Len(t, polled(t, c), maxUndone-len(first))
+		requireIdle(t, c)
+		require.NoError(t, c.CommitRecords(ctx, first...))
+		require.NotEmpty(t, polled(t, c), "what is committed makes room too")
 	})
 }
 
@@ -477,4 +488,33 @@ func TestLogEndsBesidePolls(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestDoneBesidePoll: workers tell what is done while polls go on. The race detector says
+// what is wrong.
+func TestDoneBesidePoll(t *testing.T) {
+	l := openAt(t, memfs.New(), "/data", nil)
+	p := partOf(t, l, "topic", async)
+	_, err := p.Append(ctx, make([]Record, 2000)...)
+	require.NoError(t, err)
+	c := consumerOf(t, l, ConsumerOptions{Group: "g", Topics: []string{"topic"}, MarkDone: true, MaxPollRecords: 7})
+	work := make(chan []Record, 100)
+	var workers sync.WaitGroup
+	for range 3 {
+		workers.Go(func() {
+			for recs := range work {
+				c.Done(recs...)
+			}
+		})
+	}
+	for n := 0; n < 2000; {
+		recs, err := c.Poll(ctx)
+		require.NoError(t, err)
+		n += len(recs)
+		work <- recs
+	}
+	close(work)
+	workers.Wait()
+	require.NoError(t, c.Commit(ctx))
+	require.Equal(t, Offset(2000), committedAt(t, l, TopicPartition{"topic", 0}))
 }

@@ -278,6 +278,7 @@ func (s *source) read(most int, recs []Record, bytes int) ([]Record, bool) {
 	c := s.c
 	c.mu.Lock()
 	p, version, next, ok := s.p, s.version, s.next, s.readable()
+	most = min(most, len(recs)+s.undone.room()) // Done, beside it, only makes more
 	c.mu.Unlock()
 	if s.of != version {
 		s.letGo()
@@ -347,11 +348,8 @@ func (s *source) readFrom(p *Partition, next Offset, version, most int, recs []R
 	if p.damaged != nil && p.segs.Load() == nil {
 		return recs, true, fmt.Errorf("%w: %w", ErrReadOnly, p.damaged)
 	}
-	r, a, room := s.r, &s.c.arena, most
-	if s.undone != nil {
-		room = min(most, len(recs)+s.undone.room())
-	}
-	for until := s.took + bytes; len(recs) < room && s.took < until; {
+	r, a := s.r, &s.c.arena
+	for until := s.took + bytes; len(recs) < most && s.took < until; {
 		if !s.in {
 			if s.took >= s.c.opts.MaxPartitionBytes {
 				break
