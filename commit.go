@@ -209,18 +209,25 @@ func (c *Consumer) commit(ctx context.Context, polling bool, what func() map[Top
 // millisecond or more apart.
 const maxCommitTries = 1000
 
-// advance lets a rebalance go on, which refuses a commit while its leader decides: of itself,
-// if nobody polls, else it waits for a moment.
+// advance lets a rebalance go on, which refuses a commit while its leader decides. Who does not
+// poll only does for it what can be done now, if nobody polls, and waits for a moment: a poll
+// that begins meanwhile need not wait for the commit.
 func (c *Consumer) advance(ctx context.Context, polling bool) error {
 	if polling {
-		return c.member.advance(ctx)
+		return c.member.advance(ctx, true)
+	}
+	select {
+	case c.busy <- struct{}{}:
+		err := c.member.advance(ctx, false)
+		<-c.busy
+		if err != nil {
+			return err
+		}
+	default:
 	}
 	moment := time.NewTimer(time.Millisecond)
 	defer moment.Stop()
 	select {
-	case c.busy <- struct{}{}:
-		defer func() { <-c.busy }()
-		return c.member.advance(ctx)
 	case <-moment.C:
 		return nil
 	case <-ctx.Done():

@@ -155,10 +155,8 @@ func (c *Consumer) claim() error {
 // poll appends up to most records to into, which is empty up to its capacity.
 func (c *Consumer) poll(ctx context.Context, most int, into []Record) (recs []Record, err error) {
 	defer c.log.guard(&err)
-	select {
-	case c.busy <- struct{}{}:
-	case <-c.closing:
-		return nil, c.error("poll", ErrClosed)
+	if err := c.begins(ctx); err != nil {
+		return nil, c.error("poll", err)
 	}
 	c.clock.enter(c)
 	defer func() {
@@ -184,6 +182,25 @@ func (c *Consumer) poll(ctx context.Context, most int, into []Record) (recs []Re
 		if err := c.wait(ctx, nil); err != nil {
 			return nil, c.error("poll", err)
 		}
+	}
+}
+
+// begins waits until no commit lets a rebalance go on, nor the consumer closes.
+func (c *Consumer) begins(ctx context.Context) error {
+	select {
+	case c.busy <- struct{}{}:
+		return nil
+	default:
+	}
+	select {
+	case c.busy <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-c.closing:
+		return ErrClosed
+	case <-c.log.closing:
+		return c.log.closedError()
 	}
 }
 

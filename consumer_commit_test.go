@@ -518,3 +518,54 @@ func TestDoneBesidePoll(t *testing.T) {
 	require.NoError(t, c.Commit(ctx))
 	require.Equal(t, Offset(2000), committedAt(t, l, TopicPartition{"topic", 0}))
 }
+
+// TestPollBesideACommitThatWaits for the leader of a rebalance, who does not poll: the poll does
+// not wait for it, and hands out what the consumer keeps.
+func TestPollBesideACommitThatWaits(t *testing.T) {
+	inConsumerWorld(t, 2, func(t *testing.T, l *Log) {
+		top, err := l.Topic("topic")
+		require.NoError(t, err)
+		for p := range top.Partitions() {
+			appendValues(t, p, 0, 2)
+		}
+		o := ConsumerOptions{Group: "g", Topics: []string{"topic"}, MaxPollRecords: 1}
+		leader, other := consumerOf(t, l, o), consumerOf(t, l, o)
+		look := func(c *Consumer) (recs []Record, err error) {
+			short, cancel := context.WithTimeout(ctx, 10*time.Millisecond)
+			defer cancel()
+			return c.Poll(short)
+		}
+		_, err = look(leader)
+		require.NoError(t, err)
+		for len(other.Assignment()) == 0 {
+			_, _ = look(other)
+			_, _ = look(leader)
+		}
+		for _, tp := range append(leader.Assignment(), other.Assignment()...) {
+			_ = leader.Seek(tp, Earliest)
+			_ = other.Seek(tp, Earliest)
+		}
+		require.NoError(t, top.SetPartitions(ctx, 3)) // the leader joins again, and with it all
+		_, err = look(leader)
+		require.NoError(t, err)
+		recs, err := look(other)
+		require.NoError(t, err)
+		require.Len(t, recs, 1)
+		ended := make(chan error)
+		begun := time.Now()
+		go func() {
+			long, cancel := context.WithTimeout(ctx, time.Minute)
+			defer cancel()
+			ended <- other.Commit(long)
+		}()
+		synctest.Wait()
+		recs, err = look(other)
+		require.NoError(t, err)
+		require.Len(t, recs, 1)
+		_, err = look(other)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.Less(t, time.Since(begun), time.Second)
+		require.ErrorIs(t, <-ended, ErrRebalance)
+		require.NoError(t, leader.Close(), "which lets the rebalance go on")
+	})
+}

@@ -404,8 +404,8 @@ func (m *membership) isMoving() bool {
 }
 
 // advance goes on with a rebalance as far as that calls nobody: until the partitions are known.
-// What the consumer gives up it gives up in a poll.
-func (m *membership) advance(ctx context.Context) error {
+// What the consumer gives up it gives up in a poll. Wait says whether it waits for answers.
+func (m *membership) advance(ctx context.Context, wait bool) error {
 	defer m.c.rouse() // what is taken from signal here is for polls
 	for {
 		m.c.mu.Lock()
@@ -418,7 +418,7 @@ func (m *membership) advance(ctx context.Context) error {
 			}
 			continue
 		}
-		if !pending {
+		if !pending || !wait {
 			return nil
 		}
 		select {
