@@ -110,6 +110,20 @@ func TestPatternFollowsTopics(t *testing.T) {
 	})
 }
 
+// TestPatternsAreTakenAsTheyAre: whatever can be compiled, and the whole name, by whichever of its
+// alternatives.
+func TestPatternsAreTakenAsTheyAre(t *testing.T) {
+	for _, pattern := range []*regexp.Regexp{
+		regexp.MustCompile(`\Qtopic`), regexp.MustCompilePOSIX("topicx**"), regexp.MustCompile("t|topic"),
+		regexp.MustCompile("topic.*?"), regexp.MustCompile("(?i)TOPIC"), regexp.MustCompile("^topic$"),
+	} {
+		whole := wholeName(pattern)
+		require.True(t, whole("topic"), pattern)
+		require.False(t, whole("a-topic") || whole("topi") || whole("topic\n"), pattern)
+	}
+	require.False(t, wholeName(regexp.MustCompile("opi|topi"))("topic"))
+}
+
 // TestAssignKeepsPositions of partitions that stay, and calls no callback.
 func TestAssignKeepsPositions(t *testing.T) {
 	inConsumerWorld(t, 2, func(t *testing.T, l *Log) {

@@ -13,7 +13,7 @@ import (
 // subscription is what a consumer wants to read. Kafka: SubscriptionState.
 type subscription struct {
 	topics  []string
-	pattern *regexp.Regexp
+	pattern func(name string) bool
 	parts   []TopicPartition // assigned by hand
 	number  int              // counts subscriptions and assignments
 }
@@ -142,17 +142,23 @@ func (c *Consumer) wanted() []string {
 	}
 	names = nil
 	for t := range c.log.Topics() {
-		if !t.internal && pattern.MatchString(t.name) {
+		if !t.internal && pattern(t.name) {
 			names = append(names, t.name)
 		}
 	}
 	return names
 }
 
-// wholeName returns a pattern that matches what pattern matches as a whole, as Java's
-// Matcher.matches does.
-func wholeName(pattern *regexp.Regexp) *regexp.Regexp {
-	return regexp.MustCompile(`\A(?:` + pattern.String() + `)\z`) // it has been compiled before
+// wholeName returns whether pattern matches a name as a whole, as Java's Matcher.matches does.
+// The pattern's text is not compiled again, in other text: \Q without \E, and what only POSIX
+// allows, would not be what it is.
+func wholeName(pattern *regexp.Regexp) func(name string) bool {
+	longest := *pattern
+	longest.Longest() // if it matches the whole, that is its longest match
+	return func(name string) bool {
+		at := longest.FindStringIndex(name)
+		return at != nil && at[0] == 0 && at[1] == len(name)
+	}
 }
 
 // assignAll gives a consumer without a group all partitions of its topics.
