@@ -235,7 +235,8 @@ func isClosed(ch <-chan struct{}) bool {
 func (c *Consumer) gather(ctx context.Context, most int, into []Record) ([]Record, error) {
 	recs, size, err := c.take(ctx, most, into, 0)
 	var timer *time.Timer
-	for err == nil && 0 < size && size < c.opts.MinBytes && len(recs) < most && !c.attention.Load() && !c.wakeup.Load() {
+	enough := min(c.opts.MinBytes, c.opts.MaxBytes)
+	for err == nil && 0 < size && size < enough && len(recs) < most && !c.attention.Load() && !c.wakeup.Load() {
 		if timer == nil {
 			timer = time.NewTimer(c.opts.MaxWait)
 			defer timer.Stop()

@@ -217,8 +217,17 @@ func TestPollLimits(t *testing.T) {
 		require.Equal(t, before+1, l.Metrics().Total.ReadBatches, "what is left is not read again")
 		_, err = p.Append(ctx, recs...)
 		require.NoError(t, err)
-		c = consumerOf(t, l, ConsumerOptions{Topics: []string{"topic"}, MaxPollRecords: 3, MaxBytes: 10})
+		c = consumerOf(t, l, ConsumerOptions{Topics: []string{"topic"}, MaxPollRecords: 3, MaxBytes: 10, MinBytes: 200})
 		require.Len(t, polled(t, c), 1)
+		begun := time.Now()
+		require.Len(t, polled(t, c), 1)
+		require.Equal(t, begun, time.Now(), "more than MaxBytes is not waited for")
+		_, err = p.Append(ctx, make([]Record, 20_000)...)
+		require.NoError(t, err)
+		c = consumerOf(t, l, ConsumerOptions{Topics: []string{"topic"}, MaxPollRecords: 1 << 30, MaxBytes: 10})
+		got, err := c.Poll(ctx)
+		require.NoError(t, err)
+		require.LessOrEqual(t, cap(got), maxAhead, "room for what MaxBytes keeps away is not made")
 	})
 }
 

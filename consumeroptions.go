@@ -82,7 +82,7 @@ type ConsumerOptions struct {
 	// rebalance waits for members. Default 5 min. Kafka: max.poll.interval.ms.
 	MaxPollInterval time.Duration
 	// MinBytes is how much Poll gathers before it returns, of keys, values and headers, unless
-	// MaxWait or MaxPollRecords is reached first. Default 1. Kafka: fetch.min.bytes.
+	// MaxWait, MaxBytes or MaxPollRecords is reached first. Default 1. Kafka: fetch.min.bytes.
 	MinBytes int
 	// MaxWait is how long Poll gathers MinBytes, counted from the first record; it is no limit
 	// on how long it waits for one. Default 500 ms. Kafka: fetch.max.wait.ms.

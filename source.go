@@ -371,7 +371,7 @@ func (s *source) readFrom(p *Partition, next Offset, version, most int, recs []R
 			continue
 		}
 		if recs == nil {
-			recs = make([]Record, 0, min(int64(most), max(1, p.highWatermark.Load()-int64(r.next))))
+			recs = make([]Record, 0, min(int64(most), maxAhead, max(1, p.highWatermark.Load()-int64(r.next))))
 		}
 		n := len(recs)
 		if n < cap(recs) {
@@ -385,6 +385,10 @@ func (s *source) readFrom(p *Partition, next Offset, version, most int, recs []R
 	}
 	return recs, false, nil
 }
+
+// maxAhead is for how many records Poll makes room before it knows that it will return so many:
+// MaxBytes may end it long before MaxPollRecords.
+const maxAhead = 4096
 
 // letGo gives back what is buffered, and forgets the place.
 func (s *source) letGo() {
