@@ -158,12 +158,12 @@ func (c *Consumer) poll(ctx context.Context, most int, into []Record) (recs []Re
 	if err := c.begins(ctx); err != nil {
 		return nil, c.error("poll", err)
 	}
-	c.clock.enter(c)
+	c.pass()
+	c.clock.enter(c) // what is taken from now on is not handed out before leave
 	defer func() {
 		c.clock.leave(c)
 		<-c.busy
 	}()
-	c.pass()
 	for {
 		if err := c.mayGoOn(ctx); err != nil {
 			return nil, c.error("poll", err)

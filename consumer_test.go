@@ -278,6 +278,24 @@ func TestMinBytesGathers(t *testing.T) {
 	})
 }
 
+// TestCommitBesidePollThatGathers covers what was handed out before it, and not what it holds.
+func TestCommitBesidePollThatGathers(t *testing.T) {
+	inConsumerWorld(t, 1, func(t *testing.T, l *Log) {
+		appendValues(t, part0(t, l), 0, 1)
+		c := consumerOf(t, l, ConsumerOptions{Group: "g", Topics: []string{"topic"}, MinBytes: 6})
+		require.Equal(t, wantValues(0, 1), polled(t, c))
+		appendValues(t, part0(t, l), 1, 2)
+		got := make(chan []Record)
+		go func() { recs, _ := c.Poll(ctx); got <- recs }()
+		synctest.Wait()
+		require.NoError(t, c.Commit(ctx))
+		require.Equal(t, Offset(1), committedAt(t, l, at0))
+		require.Len(t, <-got, 1)
+		require.NoError(t, c.Commit(ctx))
+		require.Equal(t, Offset(2), committedAt(t, l, at0))
+	})
+}
+
 // TestContextThatHasEnded is the error, also if there are records: they come later.
 func TestContextThatHasEnded(t *testing.T) {
 	inConsumerWorld(t, 1, func(t *testing.T, l *Log) {
