@@ -37,8 +37,9 @@ func (s *subscription) kind() int {
 
 // Subscribe replaces the topics that the consumer reads. Without any, it ends the
 // subscription: then Poll is ErrInvalidState until there is another, or an assignment. It takes
-// effect with the next Poll. Errors: ErrInvalidTopic; ErrInvalidState while partitions are
-// assigned by hand.
+// effect with the next Poll. Without any, it also ends an assignment by hand, at once, and
+// commits nothing for that. Errors: ErrInvalidTopic; ErrInvalidState for topics while partitions
+// are assigned by hand; ErrClosed.
 func (c *Consumer) Subscribe(topics ...string) error {
 	for _, name := range topics {
 		if err := checkReadableName(name); err != nil {
@@ -54,6 +55,9 @@ func (c *Consumer) Subscribe(topics ...string) error {
 	if c.subscribed.kind() == byHand && len(topics) > 0 {
 		return c.error("subscribe", fmt.Errorf("%w: partitions are assigned by hand", ErrInvalidState))
 	}
+	if c.subscribed.kind() == byHand {
+		c.setSources(nil) // at once: they are no share in the group, and Revoked is not told of them
+	}
 	c.subscribed = subscription{topics: topics, number: c.subscribed.number + 1}
 	c.topicsNews.Store(true)
 	c.lookUp()
@@ -62,9 +66,11 @@ func (c *Consumer) Subscribe(topics ...string) error {
 
 // Assign replaces the partitions that the consumer reads, without a share in its group, if it
 // has one, whose offsets it reads and commits all the same: no other member must have them. Those
-// that stay keep their position. One that does not exist is waited for. Without any, it ends the
-// assignment. Errors: ErrInvalidTopic, ErrPartitionNotFound for a negative number;
-// ErrInvalidState while the consumer subscribes.
+// that stay keep their position. Of those that go, what was passed is committed before, unless
+// ManualCommit, in up to 30 s; if that fails, it is logged. One that does not exist is waited for.
+// Without any, it ends the assignment, or the subscription. Errors: ErrInvalidTopic,
+// ErrPartitionNotFound for a negative number; ErrInvalidState while the consumer subscribes;
+// ErrClosed.
 func (c *Consumer) Assign(parts ...TopicPartition) error {
 	for _, tp := range parts {
 		if err := checkReadableName(tp.Topic); err != nil {
