@@ -281,6 +281,21 @@ func TestMinBytesGathers(t *testing.T) {
 	})
 }
 
+// TestPartitionThatComesWhileOneRests: it has found the source in the queue, and said nothing. The
+// poll that takes it out looks again.
+func TestPartitionThatComesWhileOneRests(t *testing.T) {
+	inConsumerWorld(t, 1, func(t *testing.T, l *Log) {
+		c := consumerOf(t, l, ConsumerOptions{})
+		require.NoError(t, c.Assign(at0))
+		require.NoError(t, c.Seek(at0, 0))
+		s := c.sources[at0]
+		require.True(t, s.queued.Load())
+		require.True(t, s.rest(nil), "there was no partition when the poll looked")
+		require.True(t, s.queued.Load())
+		require.False(t, s.rest(s.p))
+	})
+}
+
 // TestCommitBesidePollThatGathers covers what was handed out before it, and not what it holds.
 func TestCommitBesidePollThatGathers(t *testing.T) {
 	inConsumerWorld(t, 1, func(t *testing.T, l *Log) {

@@ -419,8 +419,11 @@ func (s *source) rest(p *Partition) bool {
 	c := s.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !s.readable() || s.p != p {
+	if !s.readable() {
 		return false // who changes that says so
+	}
+	if s.p != p { // and found it in the queue
+		return s.queued.CompareAndSwap(false, true)
 	}
 	if p.gone.Load() {
 		c.topicsNews.Store(true)
