@@ -182,6 +182,39 @@ func TestConsumerOfAReadOnlyLog(t *testing.T) {
 	require.Equal(t, wantValues(4, 5), polled(t, byHand))
 }
 
+// TestDamageInAReadOnlyLog is the error of its partition, once; the others go on.
+func TestDamageInAReadOnlyLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mem := memfs.New()
+		w := openAt(t, mem, "/data", nil)
+		bad, good := partOf(t, w, "bad", nil), partOf(t, w, "good", nil)
+		appendValues(t, bad, 0, 2)
+		appendValues(t, good, 0, 2)
+		require.NoError(t, mem.Remove(bad.segs.Load().list[0].file.Name()))
+		c := consumerOf(t, readOnlyAt(t, mem, "/data"), ConsumerOptions{Topics: []string{"bad", "good"}})
+		var values []string
+		var failed []error
+		for len(values) < 2 || len(failed) == 0 {
+			recs, err := c.Poll(ctx)
+			for _, r := range recs {
+				values = append(values, string(r.Value))
+			}
+			if err != nil {
+				failed = append(failed, err)
+			}
+		}
+		require.Equal(t, wantValues(0, 2), values)
+		require.Len(t, failed, 1)
+		var at *PartitionError
+		require.ErrorAs(t, failed[0], &at)
+		require.Equal(t, "bad", at.Topic)
+		requireAll(t, failed[0], ErrCorrupt)
+		requireIdle(t, c)
+		appendValues(t, good, 2, 4)
+		require.Equal(t, wantValues(2, 4), polledAll(t, c, 2))
+	})
+}
+
 // polledAll polls until there are n records: what another process appends comes to be seen a
 // batch at a time.
 func polledAll(t testing.TB, c *Consumer, n int) (values []string) {

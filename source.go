@@ -459,13 +459,19 @@ func (s *source) fail(err error) {
 	}
 }
 
-// awaitOthers has the partitions of a read-only log looked after until done is called.
+// awaitOthers has the partitions of a read-only log looked after until done is called. What is
+// wrong with one of them is told as such.
 func (c *Consumer) awaitOthers(ctx context.Context) (done func(), err error) {
+	type place struct {
+		s       *source
+		p       *Partition
+		version int
+	}
 	c.mu.Lock()
-	parts := make([]*Partition, 0, len(c.sources))
+	places := make([]place, 0, len(c.sources))
 	for _, s := range c.sources {
 		if s.p != nil && s.state == sourceReading {
-			parts = append(parts, s.p)
+			places = append(places, place{s, s.p, s.version})
 		}
 	}
 	c.mu.Unlock()
@@ -475,20 +481,28 @@ func (c *Consumer) awaitOthers(ctx context.Context) (done func(), err error) {
 			f()
 		}
 	}
-	for _, p := range parts {
-		f, err := p.await()
+	for _, at := range places {
+		f, err := at.p.await()
 		if err != nil {
 			done()
 			return nil, err
 		}
 		all = append(all, f)
-		hw := p.highWatermark.Load()
-		if err := p.catchUp(ctx); err != nil {
+		hw := at.p.highWatermark.Load()
+		err = at.p.catchUp(ctx)
+		if err != nil && (ctx.Err() != nil || c.log.isClosing() || errors.Is(err, errUnsettled)) {
 			done()
 			return nil, err
 		}
-		if p.highWatermark.Load() != hw {
-			p.wake()
+		if err != nil {
+			c.mu.Lock()
+			if at.s.version == at.version && at.s.state == sourceReading {
+				at.s.fail(err)
+			}
+			c.mu.Unlock()
+		}
+		if at.p.highWatermark.Load() != hw {
+			at.p.wake()
 		}
 	}
 	return done, nil
