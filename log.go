@@ -502,11 +502,7 @@ func (l *Log) Shutdown(ctx context.Context) error {
 			for _, p := range drained {
 				_ = p.Shutdown(ctx) // who waits for a record hears of it
 			}
-			for _, c := range consumers {
-				if err := c.Shutdown(ctx); err != nil {
-					l.opts.Logger.Warn("consumer is not closed as it should", "client", c.opts.ClientID, "err", err)
-				}
-			}
+			l.closeConsumers(ctx, consumers)
 			l.begin.Do(func() { close(l.closing) })
 			l.run(l.shutdown)
 			if l.cause.Load() != nil {
@@ -540,6 +536,22 @@ func (l *Log) beginDraining() ([]*Producer, []*Consumer) {
 		p.mu.Unlock()
 	}
 	return producers, consumers
+}
+
+// closeConsumers closes consumers beside each other: what one has passed can be committed only
+// when another one, the leader of their group, has assigned the partitions.
+func (l *Log) closeConsumers(ctx context.Context, list []*Consumer) {
+	var all sync.WaitGroup
+	for _, c := range list {
+		all.Go(func() {
+			l.run(func() {
+				if err := c.Shutdown(ctx); err != nil {
+					l.opts.Logger.Warn("consumer is not closed as it should", "client", c.opts.ClientID, "err", err)
+				}
+			})
+		})
+	}
+	all.Wait()
 }
 
 // addConsumer takes note of a consumer that is made.
