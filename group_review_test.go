@@ -1,10 +1,12 @@
 package riffle
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // TestLogClosesWhileALeaderIsToAssign: members that wait for what their leader assigns are closed
@@ -36,5 +38,42 @@ func TestLogClosesWhileALeaderIsToAssign(t *testing.T) {
 		for i := range 6 {
 			require.Equal(t, Offset(1), w.committed(i), "partition %d", i)
 		}
+	})
+}
+
+// TestMemberThatSomebodyElseRemoves: an administrator's LeaveGroup takes a member out, which
+// hears of it, so that two do not go on with one partition.
+func TestMemberThatSomebodyElseRemoves(t *testing.T) {
+	inGroupWorld(t, 1, nil, func(t *testing.T, w *groupWorld) {
+		a := w.join(ConsumerOptions{})
+		w.settle(a)
+		a.told()
+		leave := &kmsg.LeaveGroupRequest{Version: 5, Group: "group", Members: []kmsg.LeaveGroupRequestMember{
+			{MemberID: w.describe("group").Members[0].ID},
+		}}
+		require.Equal(t, codeNone, w.foreign(leave).(*kmsg.LeaveGroupResponse).Members[0].ErrorCode)
+		w.settle(a)
+		require.Equal(t, []string{"lost topic-0", "assigned topic-0"}, a.told())
+		require.Len(t, w.describe("group").Members, 1)
+	})
+}
+
+// TestLeaveOfAnotherGroupsMember: a LeaveGroup that names a member of another group takes nothing
+// from that one, not its wakes either.
+func TestLeaveOfAnotherGroupsMember(t *testing.T) {
+	inGroupWorld(t, 2, nil, func(t *testing.T, w *groupWorld) {
+		other := ""
+		for i := 0; other == "" || groupPartition(other, offsetsPartitions) != groupPartition("group", offsetsPartitions); i++ {
+			other = fmt.Sprint("other", i)
+		}
+		a := w.join(ConsumerOptions{})
+		w.settle(a)
+		leave := &kmsg.LeaveGroupRequest{Version: 5, Group: other, Members: []kmsg.LeaveGroupRequestMember{
+			{MemberID: w.describe("group").Members[0].ID},
+		}}
+		require.Equal(t, codeUnknownMember, w.foreign(leave).(*kmsg.LeaveGroupResponse).Members[0].ErrorCode)
+		b := w.join(ConsumerOptions{})
+		w.settle(a, b)
+		require.Len(t, b.Assignment(), 1)
 	})
 }

@@ -93,7 +93,9 @@ func (co *coordinator) handle(from groupCaller, req kmsg.Request, reply groupRep
 		}
 	case *kmsg.LeaveGroupRequest:
 		for _, m := range r.Members {
-			delete(co.local, m.MemberID)
+			if co.local[m.MemberID] == from.member { // else it has to hear of it
+				delete(co.local, m.MemberID)
+			}
 		}
 	}
 	if co.loadErr != nil && comesAgain(req) && time.Now().Before(co.loadNext) {
