@@ -77,3 +77,27 @@ func TestLeaveOfAnotherGroupsMember(t *testing.T) {
 		require.Len(t, b.Assignment(), 1)
 	})
 }
+
+// TestStaticMemberThatOnlyCommits: a commit of a static member that does not poll any more, by
+// another of its goroutines, begins its session anew, and does not end it: its partitions go to
+// others some time.
+func TestStaticMemberThatOnlyCommits(t *testing.T) {
+	inGroupWorld(t, 1, nil, func(t *testing.T, w *groupWorld) {
+		a := w.join(ConsumerOptions{InstanceID: "a", MaxPollInterval: time.Minute, ManualCommit: true})
+		b := w.join(ConsumerOptions{})
+		w.settle(a)
+		w.send("topic")
+		w.settle(a)
+		require.Len(t, a.handed(), 1)
+		w.settle(a, b)
+		time.Sleep(80 * time.Second) // MaxPollInterval has passed
+		require.NoError(t, a.Commit(ctx))
+		require.Equal(t, Offset(1), w.committed(0))
+		time.Sleep(44 * time.Second)
+		w.settle(b)
+		require.Empty(t, b.Assignment())
+		time.Sleep(2 * time.Second)
+		w.settle(b)
+		require.Equal(t, "topic-0", b.has())
+	})
+}

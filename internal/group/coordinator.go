@@ -231,13 +231,17 @@ func (c *Coordinator) DeleteTopic(topic string) Result {
 
 // Detach says that the process of a local member closed it, or that it stopped
 // polling, and that it did not leave, as static members do not: its session
-// begins. That ends when the member joins, syncs, commits or sends a heartbeat.
+// begins. That ends when the member joins, syncs or sends a heartbeat; when it
+// commits, its session begins anew. It is woken, to say so if it polls after all.
 func (c *Coordinator) Detach(group, member string, now time.Time) Result {
 	s := c.begin(now)
 	if g := c.groups[group]; g != nil && g.byID[member] != nil {
 		m := g.byID[member]
 		m.detached = m.local
 		c.touch(s, m)
+		if !m.waits() {
+			s.wake(m)
+		}
 	}
 	return s.Result
 }

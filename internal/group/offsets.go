@@ -58,7 +58,7 @@ func (c *Coordinator) commit(s *step, call Call, r *kmsg.OffsetCommitRequest) {
 		return
 	}
 	if m != nil {
-		c.heard(s, m)
+		c.touch(s, m) // one that is detached stays so: who commits need not be who polls
 	}
 	resp := r.ResponseKind().(*kmsg.OffsetCommitResponse)
 	commitAnswer(r, resp)

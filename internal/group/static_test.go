@@ -229,10 +229,11 @@ func TestDetach(t *testing.T) {
 	r.take(r.c.Detach("g", a.id, r.now))
 	r.take(r.c.Detach("g", "x", r.now))
 	r.take(r.c.Detach("x", a.id, r.now))
+	require.Equal(t, []string{a.id}, r.woken, "it may have begun to poll")
 	r.pass(a.session - 1)
 	next := a.again().join().joined()
 	require.Equal(t, a.generation, next.generation)
-	require.Equal(t, []string{a.id}, r.woken)
+	require.Equal(t, []string{a.id, a.id}, r.woken)
 	r.pass(24 * time.Hour)
 	require.Equal(t, "Stable", r.state("g"))
 
@@ -243,7 +244,11 @@ func TestDetach(t *testing.T) {
 	require.Equal(t, "Stable", r.state("g"))
 
 	r.take(r.c.Detach("g", next.id, r.now))
-	r.pass(a.session)
+	r.pass(a.session - 1)
+	require.Zero(t, next.commit("t", 0, 1), "another goroutine of it does that")
+	r.pass(a.session - 1)
+	require.Equal(t, "Stable", r.state("g"))
+	r.pass(1)
 	require.Equal(t, "Empty", r.state("g"))
-	require.Equal(t, []string{a.id, next.id}, r.woken)
+	require.Equal(t, next.id, r.woken[len(r.woken)-1])
 }
