@@ -101,3 +101,25 @@ func TestStaticMemberThatOnlyCommits(t *testing.T) {
 		require.Equal(t, "topic-0", b.has())
 	})
 }
+
+// TestStaticLeaderFindsNewPartitions: a leader that comes back to a stable group assigns nothing
+// (KIP-814), and sees all the same that a topic has grown while it was away.
+func TestStaticLeaderFindsNewPartitions(t *testing.T) {
+	inGroupWorld(t, 1, nil, func(t *testing.T, w *groupWorld) {
+		a := w.join(ConsumerOptions{InstanceID: "a"})
+		w.settle(a)
+		require.NoError(t, a.Close())
+		top, err := w.l.Topic("topic")
+		require.NoError(t, err)
+		require.NoError(t, top.SetPartitions(ctx, 3))
+		again := w.join(ConsumerOptions{InstanceID: "a"})
+		w.settle(again)
+		require.Equal(t, "topic-0 topic-1 topic-2", again.has())
+		again.told()
+		require.NoError(t, again.Close())
+		again.told()
+		third := w.join(ConsumerOptions{InstanceID: "a"})
+		w.settle(third)
+		require.Equal(t, []string{"assigned topic-0 topic-1 topic-2"}, third.told(), "nothing has changed: no rebalance")
+	})
+}

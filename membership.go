@@ -603,7 +603,7 @@ func (m *membership) joined(resp *kmsg.JoinGroupResponse) error {
 }
 
 // lead decides who gets what. A leader that came back as the same static member only watches
-// the topics (KIP-814).
+// the topics (KIP-814): what was not assigned may have come while it was away.
 func (m *membership) lead(resp *kmsg.JoinGroupResponse) ([]kmsg.SyncGroupRequestGroupAssignment, error) {
 	members := make([]GroupMember, 0, len(resp.Members))
 	counts := make(map[string]int)
@@ -623,6 +623,11 @@ func (m *membership) lead(resp *kmsg.JoinGroupResponse) ([]kmsg.SyncGroupRequest
 			if _, known := counts[name]; !known {
 				counts[name] = m.c.log.countPartitions(name)
 			}
+		}
+	}
+	if resp.SkipAssignment {
+		if err := m.countAssigned(counts); err != nil {
+			return nil, err
 		}
 	}
 	m.c.mu.Lock()
@@ -650,6 +655,24 @@ func (m *membership) lead(resp *kmsg.JoinGroupResponse) ([]kmsg.SyncGroupRequest
 		list = append(list, a)
 	}
 	return list, nil
+}
+
+// countAssigned makes counts those of the partitions that are assigned: lookAtTopics compares
+// them with what there is.
+func (m *membership) countAssigned(counts map[string]int) error {
+	d, err := m.c.log.Group(m.c.opts.Group).describe(context.Background())
+	if err != nil {
+		return err
+	}
+	for name := range counts {
+		counts[name] = 0
+	}
+	for _, one := range d.Members {
+		for _, tp := range one.Assignment {
+			counts[tp.Topic]++
+		}
+	}
+	return nil
 }
 
 // synced is called with the answer to a sync: the consumer gets what is new, and gives up what
