@@ -1,6 +1,7 @@
 package riffle
 
 import (
+	"context"
 	"fmt"
 	"testing"
 	"time"
@@ -122,4 +123,33 @@ func TestStaticLeaderFindsNewPartitions(t *testing.T) {
 		w.settle(third)
 		require.Equal(t, []string{"assigned topic-0 topic-1 topic-2"}, third.told(), "nothing has changed: no rebalance")
 	})
+}
+
+// TestAssignFromACallback: a callback may end the subscription and assign partitions by hand, which
+// a rebalance that is under way does not take back.
+func TestAssignFromACallback(t *testing.T) {
+	for _, assignor := range []Assignor{CooperativeStickyAssignor(), RangeAssignor()} {
+		inGroupWorld(t, 4, nil, func(t *testing.T, w *groupWorld) {
+			w.topic("other", 1)
+			byHand := []TopicPartition{{"other", 0}, {"topic", 0}, {"topic", 1}, {"topic", 2}, {"topic", 3}}
+			o := ConsumerOptions{Assignors: []Assignor{assignor}}
+			var once bool
+			o.Revoked = func(_ context.Context, c *Consumer, _ []TopicPartition) error {
+				if once {
+					return nil
+				}
+				once = true
+				require.NoError(t, c.Assign())
+				return c.Assign(byHand...)
+			}
+			a := w.join(o)
+			w.settle(a)
+			b := w.join(ConsumerOptions{Assignors: []Assignor{assignor}})
+			w.settle(a, b)
+			require.True(t, once)
+			require.Equal(t, byHand, a.Assignment(), assignor.Name)
+			require.Len(t, b.Assignment(), 4)
+			require.Len(t, w.describe("group").Members, 1)
+		})
+	}
 }

@@ -279,9 +279,14 @@ func (m *membership) revoke(ctx context.Context, parts []TopicPartition) error {
 	return err
 }
 
+// drop takes partitions from the consumer, unless it has others by now, that are assigned by
+// hand: a callback may do that.
 func (m *membership) drop(parts []TopicPartition) {
 	m.c.mu.Lock()
 	defer m.c.mu.Unlock()
+	if m.c.subscribed.kind() == byHand {
+		return
+	}
 	for _, tp := range parts {
 		if s := m.c.sources[tp]; s != nil {
 			m.c.drop(s)
@@ -700,6 +705,9 @@ func (m *membership) synced(ctx context.Context, resp *kmsg.SyncGroupResponse) (
 	err = m.revoke(ctx, gone)
 	m.c.mu.Lock()
 	defer m.c.mu.Unlock()
+	if m.c.subscribed.kind() == byHand {
+		return true, err
+	}
 	added, _ := m.c.setSources(mine)
 	for _, s := range added {
 		s.untold = true
