@@ -153,3 +153,19 @@ func TestAssignFromACallback(t *testing.T) {
 		})
 	}
 }
+
+// TestLostStaticMemberIsGivenUp: a static member that is closed after it has heard that its
+// generation is over, and before it has joined again, is not kept for ever.
+func TestLostStaticMemberIsGivenUp(t *testing.T) {
+	inGroupWorld(t, 1, nil, func(t *testing.T, w *groupWorld) {
+		a := w.join(ConsumerOptions{InstanceID: "a"})
+		b := w.join(ConsumerOptions{})
+		w.settle(a)
+		w.settle(a, b)
+		require.NoError(t, a.member.judge(codeIllegalGeneration))
+		require.NoError(t, a.Close())
+		time.Sleep(46 * time.Second)
+		w.settle(b)
+		require.Equal(t, "topic-0", b.has())
+	})
+}

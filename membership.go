@@ -376,7 +376,7 @@ func (m *membership) leave(ctx context.Context) error {
 	id := m.id
 	m.forget()
 	m.c.mu.Unlock()
-	if id != "" && (!lost || m.c.opts.InstanceID == "") {
+	if id != "" {
 		left := make(chan struct{})
 		m.sendLeave(id, func() { close(left) })
 		select {
