@@ -269,6 +269,9 @@ func (g *Group) DeleteOffsets(ctx context.Context, parts ...TopicPartition) erro
 	parts = slices.Clone(parts)
 	sortPartitions(parts)
 	for _, tp := range parts {
+		if !isPartitionNumber(tp.Partition) {
+			continue // nothing is committed for it
+		}
 		n := len(req.Topics)
 		if n == 0 || req.Topics[n-1].Topic != tp.Topic {
 			t := kmsg.NewOffsetDeleteRequestTopic()

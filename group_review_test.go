@@ -169,3 +169,19 @@ func TestLostStaticMemberIsGivenUp(t *testing.T) {
 		require.Equal(t, "topic-0", b.has())
 	})
 }
+
+// TestPartitionNumbersBeyondKafkas: no partition has a number of more than 31 bits. Such a name is
+// of nothing, and not of another partition.
+func TestPartitionNumbersBeyondKafkas(t *testing.T) {
+	inGroupWorld(t, 1, nil, func(t *testing.T, w *groupWorld) {
+		g := w.l.Group("group")
+		require.NoError(t, g.Reset(ctx, map[TopicPartition]Offset{{"topic", 0}: Earliest}))
+		for _, number := range []int{1 << 32, -1 << 32, -1} {
+			require.NoError(t, g.DeleteOffsets(ctx, TopicPartition{"topic", number}))
+			at, err := w.l.committed(ctx, "group", []TopicPartition{{"topic", number}})
+			require.NoError(t, err)
+			require.Empty(t, at)
+		}
+		require.Equal(t, Offset(0), w.committed(0))
+	})
+}

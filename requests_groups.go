@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 
 	"github.com/rifflelog/riffle/internal/group"
@@ -440,6 +441,9 @@ func (l *Log) committed(ctx context.Context, name string, parts []TopicPartition
 		asked.Topics = []kmsg.OffsetFetchRequestGroupTopic{}
 		byTopic := make(map[string]int)
 		for _, tp := range parts {
+			if !isPartitionNumber(tp.Partition) {
+				continue // nothing is committed for it
+			}
 			i, ok := byTopic[tp.Topic]
 			if !ok {
 				i = len(asked.Topics)
@@ -465,6 +469,10 @@ func (l *Log) committed(ctx context.Context, name string, parts []TopicPartition
 	}
 	return ourPositions(resp.Groups[0].Topics)
 }
+
+// isPartitionNumber says whether a partition can have that number: in Kafka's messages it has 31
+// bits, and what is cut off would make it another's.
+func isPartitionNumber(n int) bool { return 0 <= n && n <= math.MaxInt32 }
 
 func ourPositions(topics []kmsg.OffsetFetchResponseGroupTopic) (map[TopicPartition]Position, error) {
 	at := make(map[TopicPartition]Position)
