@@ -193,7 +193,7 @@ func (g *Group) committed(ctx context.Context) (map[TopicPartition]Position, err
 // *OffsetError; ErrPartitionFailed, ErrDiskFull. If ctx ends while it waits, ErrInDoubt. Kafka:
 // kafka-consumer-groups --reset-offsets.
 func (g *Group) Reset(ctx context.Context, to map[TopicPartition]Offset) error {
-	at := make(map[TopicPartition]Position, len(to))
+	at := make(map[*Partition]Offset, len(to))
 	for tp, o := range to {
 		p, err := g.log.partition(tp)
 		if err != nil {
@@ -207,7 +207,7 @@ func (g *Group) Reset(ctx context.Context, to map[TopicPartition]Offset) error {
 		case o < b.Start || o > b.End:
 			return g.error("reset", p.error("reset", &OffsetError{Offset: o, Start: b.Start, End: b.End}))
 		}
-		at[tp] = Position{Offset: o}
+		at[p] = o
 	}
 	return g.reset(ctx, at)
 }
@@ -226,7 +226,7 @@ func (g *Group) ResetTime(ctx context.Context, t time.Time, topics ...string) er
 			}
 		}
 	}
-	at := make(map[TopicPartition]Position)
+	at := make(map[*Partition]Offset)
 	for _, name := range topics {
 		topic, err := g.log.Topic(name)
 		if err != nil {
@@ -237,20 +237,32 @@ func (g *Group) ResetTime(ctx context.Context, t time.Time, topics ...string) er
 			if err != nil {
 				return g.error("reset", err)
 			}
-			at[p.name()] = Position{Offset: o}
+			at[p] = o
 		}
 	}
 	return g.reset(ctx, at)
 }
 
-func (g *Group) reset(ctx context.Context, at map[TopicPartition]Position) error {
-	if len(at) == 0 {
+// reset commits offsets in these partitions: if a topic is another one by now, nothing.
+func (g *Group) reset(ctx context.Context, to map[*Partition]Offset) error {
+	if len(to) == 0 {
 		return nil
+	}
+	at := make(map[TopicPartition]Position, len(to))
+	topics := make(map[string]*Topic)
+	for p, o := range to {
+		if t := topics[p.topic.name]; t != nil && t != p.topic {
+			return g.error("reset", notFound(t.name)) // it was made again in between
+		}
+		at[p.name()], topics[p.topic.name] = Position{Offset: o}, p.topic
 	}
 	req := kmsg.NewPtrOffsetCommitRequest()
 	req.Version, req.Group, req.Generation = 9, g.name, -1
 	fillCommit(req, at)
-	err := g.log.commitAs(ctx, groupCaller{}, req)
+	for i := range req.Topics {
+		req.Topics[i].TopicID = topics[req.Topics[i].Topic].id
+	}
+	err := g.log.commitAs(ctx, groupCaller{whole: true}, req)
 	if errors.Is(err, ErrUnknownMember) {
 		err = ErrGroupNotEmpty // only members may commit then
 	}

@@ -185,3 +185,43 @@ func TestPartitionNumbersBeyondKafkas(t *testing.T) {
 		require.Equal(t, Offset(0), w.committed(0))
 	})
 }
+
+// TestResetIsAllOrNothing: also where a partition takes nothing any more.
+func TestResetIsAllOrNothing(t *testing.T) {
+	inGroupWorld(t, 2, nil, func(t *testing.T, w *groupWorld) {
+		w.send("topic")
+		top, err := w.l.Topic("topic")
+		require.NoError(t, err)
+		failed, err := top.Partition(1)
+		require.NoError(t, err)
+		failed.mu.Lock()
+		failed.fail(fmt.Errorf("no more"))
+		failed.mu.Unlock()
+		err = w.l.Group("group").Reset(ctx, map[TopicPartition]Offset{{"topic", 0}: 1, {"topic", 1}: 1})
+		require.ErrorIs(t, err, ErrPartitionFailed)
+		require.Equal(t, NoOffset, w.committed(0))
+		_, err = w.l.Group("group").Describe(ctx)
+		require.ErrorIs(t, err, ErrGroupNotFound)
+	})
+}
+
+// TestResetBesideATopicMadeAgain: an offset of the topic before is no offset of the one of that
+// name now, and no other partition is reset then either.
+func TestResetBesideATopicMadeAgain(t *testing.T) {
+	inGroupWorld(t, 1, nil, func(t *testing.T, w *groupWorld) {
+		w.topic("other", 1)
+		w.send("topic")
+		to := make(map[*Partition]Offset)
+		for _, name := range []string{"other", "topic"} {
+			p, err := w.l.partition(TopicPartition{name, 0})
+			require.NoError(t, err)
+			to[p] = p.Bounds().End
+		}
+		require.NoError(t, w.l.DeleteTopic(ctx, "topic"))
+		w.topic("topic", 1)
+		g := w.l.Group("group")
+		require.ErrorIs(t, g.reset(ctx, to), ErrTopicNotFound)
+		_, err := g.Describe(ctx)
+		require.ErrorIs(t, err, ErrGroupNotFound)
+	})
+}

@@ -28,6 +28,7 @@ type groupCaller struct {
 	clientID string
 	host     string
 	node     nodeAddress // where it reached us
+	whole    bool        // it commits all or nothing
 }
 
 // nodeAddress is where a node is reached.
@@ -106,7 +107,7 @@ func (co *coordinator) handle(from groupCaller, req kmsg.Request, reply groupRep
 	}
 	co.step(func(state *group.Coordinator, now time.Time) group.Result {
 		return state.Handle(group.Call{
-			ID: id, Local: from.member != nil, ClientID: from.clientID, Host: from.host, Request: req,
+			ID: id, Local: from.member != nil, Whole: from.whole, ClientID: from.clientID, Host: from.host, Request: req,
 		}, now)
 	}, id, reads(req))
 }

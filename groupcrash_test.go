@@ -86,7 +86,11 @@ func appendMade(l *Log, made, n int) error {
 }
 
 func commitAt(l *Log, at Offset) error {
-	return l.Group("g").reset(ctx, map[TopicPartition]Position{crashPlace: {Offset: at}})
+	p, err := l.partition(crashPlace)
+	if err != nil {
+		return err
+	}
+	return l.Group("g").reset(ctx, map[*Partition]Offset{p: at})
 }
 
 // readAsMember joins the group, reads what there is, and commits it.

@@ -340,6 +340,10 @@ func (l *Log) commitOffsets(ctx context.Context, from groupCaller, r *kmsg.Offse
 	if len(failed) == 0 {
 		return l.askGroup(ctx, from, r)
 	}
+	if from.whole {
+		tp := slices.SortedFunc(maps.Keys(failed), comparePartitions)[0]
+		return nil, &PartitionError{Op: "commit", Topic: tp.Topic, Partition: tp.Partition, Err: ErrPartitionFailed}
+	}
 	part := *r
 	part.Topics = slices.Clone(r.Topics)
 	for i := range part.Topics {

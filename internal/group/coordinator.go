@@ -54,6 +54,7 @@ func DefaultConfig() Config {
 type Call struct {
 	ID       uint64 // chosen by the caller; its Answer carries it
 	Local    bool   // from a consumer in this process: no session, no round trip for a member id (KIP-394), forgotten by Loaded
+	Whole    bool   // an OffsetCommit commits all or nothing: if one is refused, the others, without an error of their own, are not committed
 	ClientID string
 	Host     string
 	// Request is a JoinGroup, SyncGroup, Heartbeat, LeaveGroup, OffsetCommit,

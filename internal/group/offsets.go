@@ -62,15 +62,20 @@ func (c *Coordinator) commit(s *step, call Call, r *kmsg.OffsetCommitRequest) {
 	}
 	resp := r.ResponseKind().(*kmsg.OffsetCommitResponse)
 	commitAnswer(r, resp)
+	refused := false
 	for i, t := range r.Topics {
 		for j, p := range t.Partitions {
 			o := c.committed(r, &p, s.now)
 			if code := c.checkOffset(r, &t, p.Partition, o); code != 0 {
 				resp.Topics[i].Partitions[j].ErrorCode = code
+				refused = true
 				continue
 			}
 			s.Records = append(s.Records, o.record(r.Group, t.Topic, p.Partition))
 		}
+	}
+	if refused && call.Whole {
+		s.Records = nil
 	}
 	s.answer(call.ID, resp)
 }
