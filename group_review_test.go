@@ -225,3 +225,24 @@ func TestResetBesideATopicMadeAgain(t *testing.T) {
 		require.ErrorIs(t, err, ErrGroupNotFound)
 	})
 }
+
+// TestWaitingCallsEndWithTheLog: who waits for an answer to a join gets ErrClosed.
+func TestWaitingCallsEndWithTheLog(t *testing.T) {
+	inGroupWorld(t, 1, &Options{GroupInitialDelay: time.Hour}, func(t *testing.T, w *groupWorld) {
+		join := kmsg.NewPtrJoinGroupRequest()
+		join.Version, join.Group, join.ProtocolType = 3, "group", "consumer"
+		join.SessionTimeoutMillis, join.RebalanceTimeoutMillis = 10_000, 60_000
+		p := kmsg.NewJoinGroupRequestProtocol()
+		p.Name = "range"
+		join.Protocols = append(join.Protocols, p)
+		answer := make(chan error, 1)
+		go func() {
+			_, err := w.l.groupRequest(ctx, groupCaller{clientID: "far"}, join)
+			answer <- err
+		}()
+		time.Sleep(time.Second)
+		require.Empty(t, answer)
+		require.NoError(t, w.l.Close())
+		require.ErrorIs(t, <-answer, ErrClosed)
+	})
+}

@@ -99,8 +99,8 @@ func (co *coordinator) handle(from groupCaller, req kmsg.Request, reply groupRep
 			}
 		}
 	}
-	if co.loadErr != nil && comesAgain(req) && time.Now().Before(co.loadNext) {
-		after := co.answer(id, nil, co.loadErr)
+	if err := co.refusal(req); err != nil {
+		after := co.answer(id, nil, err)
 		<-co.turn
 		callAll(after)
 		return
@@ -110,6 +110,18 @@ func (co *coordinator) handle(from groupCaller, req kmsg.Request, reply groupRep
 			ID: id, Local: from.member != nil, Whole: from.whole, ClientID: from.clientID, Host: from.host, Request: req,
 		}, now)
 	}, id, reads(req))
+}
+
+// refusal is why a request is not even decided: nobody would answer one that waits, once the log
+// is closing.
+func (co *coordinator) refusal(req kmsg.Request) error {
+	switch {
+	case co.log.isClosing():
+		return co.log.closedError()
+	case co.loadErr != nil && comesAgain(req) && time.Now().Before(co.loadNext):
+		return co.loadErr
+	}
+	return nil
 }
 
 // reads says whether a request changes nothing.
@@ -332,7 +344,7 @@ func (co *coordinator) settle(round *flushRound, answers []func(error), after *[
 	if co.settling = co.log.start(co.settleAll); !co.settling {
 		list := co.unsettled
 		co.unsettled = nil
-		*after = append(*after, func() { settled(list, co.log.closedError()) })
+		*after = append(*after, func() { settled(list, inDoubt(co.log.closedError())) })
 	}
 }
 

@@ -217,7 +217,7 @@ func (l *Log) expireOffsets() {
 	}
 }
 
-// stopGroups stops the timers of groups.
+// stopGroups stops the timers of groups. Who waits for others of a group gets ErrClosed.
 func (l *Log) stopGroups() {
 	l.groups.mu.Lock()
 	all := l.groups.list
@@ -230,6 +230,11 @@ func (l *Log) stopGroups() {
 		if co.timer != nil {
 			co.timer.Stop()
 		}
+		var after []func()
+		for id := range co.calls {
+			after = append(after, co.answer(id, nil, l.closedError())...)
+		}
 		<-co.turn
+		callAll(after)
 	}
 }
