@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"slices"
 	"time"
+
+	"github.com/rifflelog/riffle/internal/group"
 )
 
 // OffsetReset says where a consumer begins in a partition for which its group has no
@@ -61,13 +63,13 @@ type ConsumerOptions struct {
 	// must have one in common, and the one that most prefer is taken. If all of them are
 	// cooperative, a rebalance takes from a member only what another is to have; else each
 	// member gives up all first. Default CooperativeStickyAssignor; put RangeAssignor behind
-	// it to share a group with clients that know only that. Kafka:
+	// it to share a group with clients that know only that. At most 64. Kafka:
 	// partition.assignment.strategy.
 	Assignors []Assignor
 	// InstanceID makes the consumer a static member: when it is closed, or does not poll for
 	// MaxPollInterval, its partitions stay its own for SessionTimeout, and another consumer of
 	// that id goes on with them without a rebalance. A second one beside it fences the first:
-	// ErrFenced. Kafka: group.instance.id (KIP-345).
+	// ErrFenced. At most 249 bytes. Kafka: group.instance.id (KIP-345).
 	InstanceID string
 	// SessionTimeout is how long a static member's partitions wait for it. 6 s to 30 min.
 	// Default 45 s. The other members of this process have no session: the coordinator knows
@@ -203,6 +205,8 @@ func (o *ConsumerOptions) problems() []error {
 	report(ResetDefault <= o.OffsetReset && o.OffsetReset <= ResetError, "OffsetReset is %d, which is no OffsetReset", o.OffsetReset)
 	report(o.Group != "" || !o.MarkDone, "MarkDone is set, and there is no Group to commit for")
 	report(o.Group != "" || o.InstanceID == "", "InstanceID is set, and there is no Group")
+	report(len(o.InstanceID) <= group.MaxName, "InstanceID has %d bytes, at most %d", len(o.InstanceID), group.MaxName)
+	report(len(o.Assignors) <= group.MaxProtocols, "Assignors are %d, at most %d", len(o.Assignors), group.MaxProtocols)
 	for _, d := range []struct {
 		name  string
 		value time.Duration

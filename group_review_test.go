@@ -246,3 +246,21 @@ func TestWaitingCallsEndWithTheLog(t *testing.T) {
 		require.ErrorIs(t, <-answer, ErrClosed)
 	})
 }
+
+// TestMemberOptionsThatNoGroupTakes are refused at once, not by each Poll.
+func TestMemberOptionsThatNoGroupTakes(t *testing.T) {
+	inGroupWorld(t, 1, nil, func(t *testing.T, w *groupWorld) {
+		_, err := w.l.NewConsumer(&ConsumerOptions{Group: "group", InstanceID: string(make([]byte, 250))})
+		require.ErrorIs(t, err, ErrInvalidOptions)
+		require.ErrorContains(t, err, "InstanceID")
+		var many []Assignor
+		for i := range 65 {
+			a := RangeAssignor()
+			a.Name = fmt.Sprint(i)
+			many = append(many, a)
+		}
+		_, err = w.l.NewConsumer(&ConsumerOptions{Group: "group", Assignors: many})
+		require.ErrorIs(t, err, ErrInvalidOptions)
+		require.ErrorContains(t, err, "Assignors")
+	})
+}

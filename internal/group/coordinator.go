@@ -92,8 +92,8 @@ type Result struct {
 const (
 	// maxString is what fits into a string of Kafka's records.
 	maxString = math.MaxInt16
-	// maxName is the length of a topic's name and of an instance id.
-	maxName = 249
+	// MaxName is the length of a topic's name and of an instance id.
+	MaxName = 249
 )
 
 // validName reports whether a group can have members under that name.

@@ -7,8 +7,8 @@ import (
 )
 
 const (
-	// maxProtocols bounds what one member may support; clients have four.
-	maxProtocols = 64
+	// MaxProtocols bounds what one member may support; clients have four.
+	MaxProtocols = 64
 	// maxPending bounds the ids of one group that were given out and have not
 	// joined: each costs memory until its session ends.
 	maxPending = 10_000
@@ -59,9 +59,9 @@ func (c *Coordinator) checkJoin(call Call, r *kmsg.JoinGroupRequest) int16 {
 		return codeInvalidGroupID
 	case session < 0, !call.Local && (session < c.cfg.MinSession.Milliseconds() || session > c.cfg.MaxSession.Milliseconds()):
 		return codeInvalidSessionTimeout
-	case r.InstanceID != nil && (*r.InstanceID == "" || len(*r.InstanceID) > maxName):
+	case r.InstanceID != nil && (*r.InstanceID == "" || len(*r.InstanceID) > MaxName):
 		return codeInvalidRequest
-	case len(r.ProtocolType) > maxString, len(r.Protocols) > maxProtocols:
+	case len(r.ProtocolType) > maxString, len(r.Protocols) > MaxProtocols:
 		return codeInvalidRequest
 	}
 	for _, p := range r.Protocols {

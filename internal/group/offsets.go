@@ -128,7 +128,7 @@ func (c *Coordinator) checkOffset(r *kmsg.OffsetCommitRequest, t *kmsg.OffsetCom
 	switch {
 	case t.Topic == "" && r.Version >= 10:
 		return codeUnknownTopicID
-	case t.Topic == "" || len(t.Topic) > maxName || partition < 0:
+	case t.Topic == "" || len(t.Topic) > MaxName || partition < 0:
 		return codeUnknownTopicOrPartition
 	case c.cfg.Known != nil && !c.cfg.Known(t.Topic, t.TopicID, partition):
 		return codeUnknownTopicOrPartition
