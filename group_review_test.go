@@ -264,3 +264,18 @@ func TestMemberOptionsThatNoGroupTakes(t *testing.T) {
 		require.ErrorContains(t, err, "Assignors")
 	})
 }
+
+// TestPartitionsOfADeletedTopicAreLost: nothing can be committed for them any more.
+func TestPartitionsOfADeletedTopicAreLost(t *testing.T) {
+	for _, assignor := range []Assignor{CooperativeStickyAssignor(), RangeAssignor()} {
+		inGroupWorld(t, 1, nil, func(t *testing.T, w *groupWorld) {
+			w.topic("other", 1)
+			a := w.join(ConsumerOptions{Topics: []string{"other", "topic"}, Assignors: []Assignor{assignor}})
+			w.settle(a)
+			a.told()
+			require.NoError(t, w.l.DeleteTopic(ctx, "other"))
+			w.settle(a)
+			require.Contains(t, a.told(), "lost other-0", assignor.Name)
+		})
+	}
+}

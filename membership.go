@@ -265,7 +265,7 @@ func (m *membership) cooperative() bool {
 	return !slices.ContainsFunc(m.c.opts.Assignors, func(a Assignor) bool { return !a.Cooperative })
 }
 
-// revoke commits what was passed, tells Revoked, and takes partitions from the consumer. The
+// revoke commits what was passed, tells Revoked or Lost, and takes partitions from the consumer. The
 // commit is not cut short with ctx: others would read again what it covers.
 func (m *membership) revoke(ctx context.Context, parts []TopicPartition) error {
 	if len(parts) == 0 {
@@ -274,9 +274,29 @@ func (m *membership) revoke(ctx context.Context, parts []TopicPartition) error {
 	long, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	_ = m.c.commitPassed(long, true) // an error is logged
 	cancel()
-	err := m.c.call(ctx, "Revoked", m.c.opts.Revoked, parts)
+	err := m.tellGone(ctx, parts)
 	m.drop(parts)
 	return err
+}
+
+// tellGone calls Revoked with partitions that go, and Lost with those that are deleted.
+func (m *membership) tellGone(ctx context.Context, parts []TopicPartition) error {
+	var revoked, lost []TopicPartition
+	for _, tp := range parts {
+		if m.c.log.knownPartition(tp) != nil {
+			revoked = append(revoked, tp)
+		} else {
+			lost = append(lost, tp)
+		}
+	}
+	var errs []error
+	if len(revoked) > 0 {
+		errs = append(errs, m.c.call(ctx, "Revoked", m.c.opts.Revoked, revoked))
+	}
+	if len(lost) > 0 {
+		errs = append(errs, m.c.call(ctx, "Lost", m.c.opts.Lost, lost))
+	}
+	return errors.Join(errs...)
 }
 
 // drop takes partitions from the consumer, unless it has others by now, that are assigned by
@@ -368,7 +388,7 @@ func (m *membership) leave(ctx context.Context) error {
 	case len(parts) > 0:
 		errs = append(errs, m.c.commitPassed(ctx, true))
 		if !byHand {
-			errs = append(errs, m.c.call(ctx, "Revoked", m.c.opts.Revoked, parts))
+			errs = append(errs, m.tellGone(ctx, parts))
 		}
 	}
 	m.c.mu.Lock()
