@@ -50,8 +50,8 @@ type MemberDescription struct {
 	InstanceID string           // ConsumerOptions.InstanceID
 	ClientID   string           // ConsumerOptions.ClientID
 	Host       string           // "in-process"
-	Topics     []string         // what it subscribes to
-	Assignment []TopicPartition // as of the last rebalance that has ended, by name and number
+	Topics     []string         // what it subscribes to; none unless the group is GroupStable
+	Assignment []TopicPartition // what it is assigned, by name and number; none unless the group is GroupStable
 }
 
 // Progress is how far a group is in one partition.
