@@ -20,7 +20,7 @@ import (
 // ErrFenced; ErrPartitionFailed, ErrDiskFull. If ctx ends while it waits, the error is
 // ErrInDoubt.
 func (c *Consumer) Commit(ctx context.Context) error {
-	return c.commitOp(ctx, func() map[TopicPartition]Position { return c.positions(true) })
+	return c.commitOp(ctx, func() (map[TopicPartition]Position, error) { return c.positions(true), nil })
 }
 
 // CommitRecords commits the positions behind the given records, one or the last of many of
@@ -44,7 +44,8 @@ func (c *Consumer) CommitTo(ctx context.Context, at map[TopicPartition]Position)
 	if err := c.checkPositions(at); err != nil {
 		return c.error("commit", err)
 	}
-	return c.commitOp(ctx, func() map[TopicPartition]Position { return at })
+	// Once more when it is its turn: a partition that is another's by then is not to go back.
+	return c.commitOp(ctx, func() (map[TopicPartition]Position, error) { return at, c.checkPositions(at) })
 }
 
 func (c *Consumer) checkPositions(at map[TopicPartition]Position) error {
@@ -71,7 +72,7 @@ func (c *Consumer) checkPositions(at map[TopicPartition]Position) error {
 // maxCommitMetadata is Kafka's offset.metadata.max.bytes.
 const maxCommitMetadata = 4096
 
-func (c *Consumer) commitOp(ctx context.Context, what func() map[TopicPartition]Position) error {
+func (c *Consumer) commitOp(ctx context.Context, what func() (map[TopicPartition]Position, error)) error {
 	if c.member == nil {
 		return c.error("commit", fmt.Errorf("%w: the consumer has no Group", ErrInvalidState))
 	}
@@ -168,7 +169,7 @@ func (s *source) toCommit(handedOut bool) (Offset, int32) {
 // commit commits what is to be committed once it is this commit's turn: so one that comes later
 // never takes back what an earlier one did. Polling says that the caller is who polls, or
 // closes.
-func (c *Consumer) commit(ctx context.Context, polling bool, what func() map[TopicPartition]Position) error {
+func (c *Consumer) commit(ctx context.Context, polling bool, what func() (map[TopicPartition]Position, error)) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -182,18 +183,18 @@ func (c *Consumer) commit(ctx context.Context, polling bool, what func() map[Top
 	defer func() { <-c.committing }()
 	for try := 1; ; try++ {
 		req := c.member.commitRequest()
-		at := what()
-		if len(at) == 0 {
-			return nil
+		at, err := what() // behind req: if a partition goes from now on, the generation does too
+		if err != nil || len(at) == 0 {
+			return err
 		}
 		fillCommit(req, at)
 		c.nameTopics(req)
-		err := c.log.commitAs(ctx, c.member.caller(), req)
+		err = c.log.commitAs(ctx, c.member.caller(), req)
 		switch {
 		case err == nil:
 			c.noteCommitted(at)
 			return nil
-		case errors.Is(err, ErrTopicNotFound) && try < maxCommitTries && len(what()) < len(at):
+		case errors.Is(err, ErrTopicNotFound) && try < maxCommitTries && isFewer(what, at):
 			// a topic was deleted meanwhile; the others are still to be committed
 		case errors.Is(err, ErrRebalance) && try < maxCommitTries && c.member.isMoving():
 			if err := c.advance(ctx, polling); err != nil {
@@ -206,6 +207,12 @@ func (c *Consumer) commit(ctx context.Context, polling bool, what func() map[Top
 			return err
 		}
 	}
+}
+
+// isFewer says whether there is less to be committed by now.
+func isFewer(what func() (map[TopicPartition]Position, error), than map[TopicPartition]Position) bool {
+	at, _ := what()
+	return len(at) < len(than)
 }
 
 // maxCommitTries bounds how often a commit in the midst of a rebalance is tried, a
@@ -340,7 +347,7 @@ func (c *Consumer) commitPassed(ctx context.Context, polling bool) error {
 	if c.opts.ManualCommit || c.member == nil {
 		return nil
 	}
-	err := c.commit(ctx, polling, func() map[TopicPartition]Position { return c.positions(false) })
+	err := c.commit(ctx, polling, func() (map[TopicPartition]Position, error) { return c.positions(false), nil })
 	if err != nil && !c.log.isClosing() {
 		c.log.opts.Logger.Warn("offsets are not committed", "client", c.opts.ClientID, "group", c.opts.Group, "err", err)
 	}

@@ -279,3 +279,27 @@ func TestPartitionsOfADeletedTopicAreLost(t *testing.T) {
 		})
 	}
 }
+
+// TestCommitOfAPartitionThatHasGone: a commit that waits for its turn while a rebalance gives its
+// partition to another member does not take back what that one has committed.
+func TestCommitOfAPartitionThatHasGone(t *testing.T) {
+	inGroupWorld(t, 2, nil, func(t *testing.T, w *groupWorld) {
+		a, b := w.join(ConsumerOptions{ManualCommit: true}), w.join(ConsumerOptions{ManualCommit: true})
+		w.settle(a)
+		w.send("topic")
+		w.settle(a)
+		a.committing <- struct{}{} // another commit is under way
+		answer := make(chan error, 1)
+		go func() {
+			answer <- a.CommitTo(ctx, map[TopicPartition]Position{{"topic", 0}: {}, {"topic", 1}: {}})
+		}()
+		w.settle(a, b)
+		w.settle(b)
+		require.Len(t, b.handed(), 1)
+		require.NoError(t, b.Commit(ctx))
+		<-a.committing
+		require.ErrorIs(t, <-answer, ErrNotAssigned)
+		require.Equal(t, Offset(1), w.committed(b.Assignment()[0].Partition))
+		require.Equal(t, NoOffset, w.committed(a.Assignment()[0].Partition), "with an error nothing is committed")
+	})
+}
