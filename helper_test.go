@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"testing"
 	"time"
@@ -155,12 +156,28 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	flag.Parse()
+	// The heap of most tests is small and short-lived: collecting it all the time, and
+	// profiling it, would be half of what they cost. Benchmarks shall pay for both.
+	if os.Getenv("GOGC") == "" && flagOf("test.bench") == "" {
+		debug.SetGCPercent(400)
+		if flagOf("test.memprofile") == "" {
+			runtime.MemProfileRate = 0
+		}
+	}
 	code := m.Run()
 	if left := leftGoroutines(); code == 0 && left != "" {
 		fmt.Printf("goroutines are left running:\n%s\n", left)
 		code = 1
 	}
 	os.Exit(code)
+}
+
+// flagOf returns the value of a flag of the test's, empty if there is none.
+func flagOf(name string) string {
+	if f := flag.Lookup(name); f != nil {
+		return f.Value.String()
+	}
+	return ""
 }
 
 // leftGoroutines returns the stacks of goroutines that run our code, once those
