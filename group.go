@@ -15,8 +15,10 @@ import (
 
 // Group is a consumer group seen from outside. It is safe for concurrent use. A group comes to
 // be with its first member, or its first committed offset. What it has committed expires 7 days
-// after its last member has left. Members end with their process: when the log is opened they
-// are forgotten, so that a restarted service reads on at once.
+// after its last member has left; 7 days after it was committed, if the group never had members,
+// because its consumers assign partitions by hand, or if no member subscribes to the topic. Members
+// end with their process: when the log is opened they are forgotten, so that a restarted service
+// reads on at once. Kafka: offsets.retention.minutes.
 type Group struct {
 	log  *Log
 	name string
