@@ -3,9 +3,12 @@ package riffle
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/rifflelog/riffle/internal/vfs"
+	"github.com/rifflelog/riffle/internal/vfs/errfs"
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
@@ -301,5 +304,42 @@ func TestCommitOfAPartitionThatHasGone(t *testing.T) {
 		require.ErrorIs(t, <-answer, ErrNotAssigned)
 		require.Equal(t, Offset(1), w.committed(b.Assignment()[0].Partition))
 		require.Equal(t, NoOffset, w.committed(a.Assignment()[0].Partition), "with an error nothing is committed")
+	})
+}
+
+// TestLargeCommitThatFailsInTheMidst: of a commit in several batches the first may be there. That is
+// in doubt until it is flushed: who asks is not told of it before.
+func TestLargeCommitThatFailsInTheMidst(t *testing.T) {
+	inGroupWorld(t, 3000, nil, func(t *testing.T, w *groupWorld) {
+		at := make(map[TopicPartition]Position)
+		for i := range 3000 {
+			at[TopicPartition{"topic", i}] = Position{Metadata: strings.Repeat("x", maxCommitMetadata)}
+		}
+		require.NoError(t, w.l.Group("group").Reset(ctx, map[TopicPartition]Offset{{"topic", 2999}: 0}))
+		heal := w.fs.Add(errfs.Rule{Kind: errfs.Write, Decide: func(op errfs.Op) error {
+			if strings.Contains(op.Name, offsetsTopic) && op.Off > maxGroupBatch/2 {
+				return vfs.ErrNoSpace
+			}
+			return nil
+		}})
+		held := make(chan struct{})
+		release := w.fs.Add(errfs.Rule{Kind: errfs.Sync, Decide: func(op errfs.Op) error {
+			if strings.Contains(op.Name, offsetsTopic) {
+				<-held
+			}
+			return nil
+		}})
+		req := &kmsg.OffsetCommitRequest{Version: 9, Group: "group", Generation: -1}
+		fillCommit(req, at)
+		requireAll(t, w.l.commitAs(ctx, groupCaller{}, req), ErrDiskFull, ErrInDoubt)
+		answer := make(chan Offset, 1)
+		go func() { answer <- w.committed(0) }()
+		letPass(time.Second)
+		require.Empty(t, answer, "it is not flushed")
+		close(held)
+		require.Equal(t, Offset(0), <-answer)
+		release()
+		heal()
+		require.NoError(t, w.l.Close())
 	})
 }

@@ -211,6 +211,7 @@ func (co *coordinator) decide(decide func(*group.Coordinator, time.Time) group.R
 	res := decide(co.state, now)
 	round, err := co.append(res.Records, now)
 	if err != nil {
+		co.settle(round, nil, after) // who asks next sees what was appended
 		if res.Soft {
 			co.drop(err, after)
 		} else {
@@ -277,7 +278,8 @@ func (co *coordinator) forgetAnswers(answers []group.Answer, err error, after *[
 }
 
 // append appends records and applies them. It returns the flush that commits them, nil if there
-// are none. With an error some may have been appended: each stands alone, and those are applied.
+// are none. With an error some may have been appended, if there is a flush: each stands alone, and
+// those are applied.
 func (co *coordinator) append(records []group.Record, now time.Time) (round *flushRound, err error) {
 	if len(records) > 0 {
 		err = co.log.errReadOnly()
@@ -288,7 +290,12 @@ func (co *coordinator) append(records []group.Record, now time.Time) (round *flu
 			size += recordBytes(records[n])
 			n++
 		}
-		round, err = co.appendBatch(records[:n], now)
+		var next *flushRound
+		if next, err = co.appendBatch(records[:n], now); err == nil {
+			round = next
+		} else if round != nil {
+			err = inDoubt(err)
+		}
 		records = records[n:]
 	}
 	return round, err
