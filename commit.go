@@ -109,7 +109,7 @@ func (c *Consumer) Done(recs ...Record) {
 }
 
 // Committed returns what the group has committed for partitions, whoever did, those of other
-// members too. One without a commit is left out. Errors: ErrInvalidState without a Group;
+// members too; if none are named, for all of its own. One without a commit is left out. Errors: ErrInvalidState without a Group;
 // ErrPartitionFailed, ErrCorrupt if the group's state cannot be read; ctx's.
 func (c *Consumer) Committed(ctx context.Context, parts ...TopicPartition) (map[TopicPartition]Position, error) {
 	if c.member == nil {

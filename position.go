@@ -156,8 +156,8 @@ func (c *Consumer) position(tp TopicPartition) (Offset, error) {
 // maxPositionTries bounds how often Position begins again because of a Seek beside it.
 const maxPositionTries = 100
 
-// Pause stops handing out records of partitions until Resume. What is buffered of them is
-// kept; a Seek goes on, paused. A partition that the consumer loses is not paused when it
+// Pause stops handing out records of partitions until Resume, which goes on where they stopped. A
+// Poll that is under way may still return some. A Seek goes on, paused. A partition that the consumer loses is not paused when it
 // comes back. Those that it does not have are left out.
 func (c *Consumer) Pause(parts ...TopicPartition) {
 	c.mu.Lock()
