@@ -8,6 +8,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"weak"
 
 	"github.com/stretchr/testify/require"
 
@@ -223,4 +224,24 @@ func polledAll(t testing.TB, c *Consumer, n int) (values []string) {
 		values = append(values, polled(t, c)...)
 	}
 	return values
+}
+
+// TestWaitingPollKeepsNoRecord: what it has handed out is the caller's alone.
+func TestWaitingPollKeepsNoRecord(t *testing.T) {
+	l := openAt(t, memfs.New(), "/data", nil)
+	p := partOf(t, l, "topic", async)
+	_, err := p.Append(ctx, Record{Value: make([]byte, 100_000)})
+	require.NoError(t, err)
+	c := consumerOf(t, l, ConsumerOptions{Topics: []string{"topic"}})
+	recs, err := c.Poll(ctx)
+	require.NoError(t, err)
+	value := weak.Make(&recs[0].Value[0])
+	clear(recs)
+	short, cancel := context.WithTimeout(ctx, time.Millisecond)
+	defer cancel()
+	_, err = c.Poll(short)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	runtime.GC()
+	require.Nil(t, value.Value())
+	runtime.KeepAlive(c)
 }
