@@ -169,7 +169,8 @@ func (s *source) toCommit(handedOut bool) (Offset, int32) {
 // commit commits what is to be committed once it is this commit's turn: so one that comes later
 // never takes back what an earlier one did. Polling says that the caller is who polls, or
 // closes.
-func (c *Consumer) commit(ctx context.Context, polling bool, what func() (map[TopicPartition]Position, error)) error {
+func (c *Consumer) commit(ctx context.Context, polling bool, what func() (map[TopicPartition]Position, error)) (err error) {
+	defer c.log.guard(&err)
 	if err := ctx.Err(); err != nil {
 		return err
 	}

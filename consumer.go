@@ -399,6 +399,7 @@ func (c *Consumer) Shutdown(ctx context.Context) error {
 }
 
 func (c *Consumer) shutdown(ctx context.Context) (err error) {
+	defer c.log.guard(&err)
 	defer c.log.dropConsumer(c)
 	c.clock.stop()
 	c.mu.Lock()

@@ -569,3 +569,14 @@ func TestPollBesideACommitThatWaits(t *testing.T) {
 		require.NoError(t, leader.Close(), "which lets the rebalance go on")
 	})
 }
+
+// TestPanicInACommitFailsTheLog and not the host.
+func TestPanicInACommitFailsTheLog(t *testing.T) {
+	l, err := open(memfs.New(), "/data", nil)
+	require.NoError(t, err)
+	c, err := l.NewConsumer(&ConsumerOptions{Group: "g", Topics: []string{"topic"}})
+	require.NoError(t, err)
+	require.ErrorIs(t, c.commit(ctx, false, func() (map[TopicPartition]Position, error) { panic("for the test") }), ErrClosed)
+	_ = c.Close()
+	require.ErrorIs(t, l.Close(), ErrClosed)
+}
