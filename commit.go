@@ -205,7 +205,21 @@ func (c *Consumer) commit(ctx context.Context, polling bool, what func() (map[To
 			c.member.wake() // the next poll asks what has happened
 			return err
 		default:
+			if errors.Is(err, ErrInDoubt) {
+				c.forgetCommitted(at)
+			}
 			return err
+		}
+	}
+}
+
+// forgetCommitted takes note that it is not known what is committed now.
+func (c *Consumer) forgetCommitted(at map[TopicPartition]Position) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for tp := range at {
+		if s := c.sources[tp]; s != nil {
+			s.committed = NoOffset
 		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/rifflelog/riffle/internal/vfs/errfs"
 	"github.com/rifflelog/riffle/internal/vfs/memfs"
 )
 
@@ -579,4 +580,29 @@ func TestPanicInACommitFailsTheLog(t *testing.T) {
 	require.ErrorIs(t, c.commit(ctx, false, func() (map[TopicPartition]Position, error) { panic("for the test") }), ErrClosed)
 	_ = c.Close()
 	require.ErrorIs(t, l.Close(), ErrClosed)
+}
+
+// TestCommitAfterOneInDoubt: a commit that ended in doubt may have come to be, so the next one
+// is made, also where it is at the offset that was committed before.
+func TestCommitAfterOneInDoubt(t *testing.T) {
+	fsys := errfs.New(memfs.New())
+	l := openAt(t, fsys, "/data", nil)
+	appendValues(t, partOf(t, l, "topic", nil), 0, 5)
+	c := consumerOf(t, l, ConsumerOptions{Group: "g", Topics: []string{"topic"}, ManualCommit: true, MaxPollRecords: 3})
+	require.Len(t, polled(t, c), 3)
+	require.NoError(t, c.Commit(ctx))
+	require.Equal(t, Offset(3), committedAt(t, l, at0))
+
+	require.Len(t, polled(t, c), 2)
+	arrived, release := fsys.Block(errfs.Rule{Kind: errfs.Sync, Site: siteFlush})
+	ends, cancel := context.WithCancel(ctx)
+	go func() {
+		<-arrived
+		cancel()
+	}()
+	require.ErrorIs(t, c.Commit(ends), ErrInDoubt)
+	release()
+	require.NoError(t, c.Seek(at0, 3))
+	require.NoError(t, c.Commit(ctx))
+	require.Equal(t, Offset(3), committedAt(t, l, at0))
 }

@@ -56,7 +56,7 @@ type ConsumerOptions struct {
 	// passed: for records that other goroutines work on. It needs a Group.
 	MarkDone bool
 	// AutoCommitInterval is how long after a record was passed it is committed, if Poll or
-	// Records is called or waiting then. Whole milliseconds. Default 5 s. Kafka:
+	// Records is called or waiting then. Default 5 s. Kafka:
 	// auto.commit.interval.ms.
 	AutoCommitInterval time.Duration
 	// Assignors are how the group may share its partitions, the preferred first: all members

@@ -23,16 +23,15 @@ func ExampleOptions_readOnly() {
 		log.Fatal(err)
 	}
 	defer writer.Close()
-	orders, err := writer.CreateTopic(ctx, "orders", nil)
-	if err != nil {
-		log.Fatal(err)
-	}
-
 	reader, err := riffle.Open(dir, &riffle.Options{ReadOnly: true})
 	if err != nil {
 		log.Fatal(err)
 	}
 	defer reader.Close()
+	orders, err := writer.CreateTopic(ctx, "orders", nil)
+	if err != nil {
+		log.Fatal(err)
+	}
 	seen := make(chan string)
 	go func() {
 		defer close(seen)

@@ -90,7 +90,8 @@ func (m *membership) tend(ctx context.Context, news bool) (err error) {
 	}
 	for {
 		if err := m.c.mayGoOn(ctx); err != nil {
-			return err // what has been begun goes on with the next poll
+			keep(err)
+			return first // what has been begun goes on with the next poll
 		}
 		m.c.mu.Lock()
 		fatal, lost, answered := m.fatal, m.lost, m.answer != nil || m.answerErr != nil
