@@ -179,7 +179,7 @@ func (c *Consumer) poll(ctx context.Context, most int, into []Record) (recs []Re
 		if len(recs) > 0 {
 			return recs, nil
 		}
-		c.arena = arena{} // all but used up, and it may be as large as the last record
+		c.arena.buf, c.arena.used = nil, 0 // all but used up, and it may be as large as the last record
 		if err := c.wait(ctx, nil); err != nil {
 			return nil, c.error("poll", err)
 		}
