@@ -25,7 +25,7 @@ const (
 
 // Record is one record: what is appended, and what reading returns. It is the
 // caller's for good, with all that it points to. Records that are read together
-// may share memory, so one small record that is kept can keep 64 KiB.
+// may share memory, so one small record that is kept can keep 32 KiB.
 type Record struct {
 	Topic       string // set by reading; Partition.Append ignores it
 	Partition   int    // likewise
@@ -123,8 +123,9 @@ func (v View) Clone() Record {
 }
 
 // arenaSize is how much memory records that are read together share at most: a
-// reader that keeps one record of each arena keeps 64 KiB for it.
-const arenaSize = 64 << 10
+// reader that keeps one record of each arena keeps 32 KiB for it. More would be no small object
+// to the garbage collector, which takes longer to make.
+const arenaSize = 32 << 10
 
 // arena hands out copies of byte strings from shared allocations: one a chunk
 // of records rather than two a record.
