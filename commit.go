@@ -39,7 +39,8 @@ func (c *Consumer) CommitRecords(ctx context.Context, done ...Record) error {
 
 // CommitTo commits positions. They may lie before those that are committed. Errors: those of
 // Commit; ErrNotAssigned; *OffsetError for one beyond the end, or negative; ErrInvalidOptions
-// for metadata that is too long. With an error nothing is committed.
+// for metadata that is too long. With these nothing is committed; where a partition is deleted or
+// offline, the others are.
 func (c *Consumer) CommitTo(ctx context.Context, at map[TopicPartition]Position) error {
 	if err := c.checkPositions(at); err != nil {
 		return c.error("commit", err)
