@@ -380,20 +380,26 @@ func (co *coordinator) settleAll() {
 			continue
 		}
 		err := co.log.await(context.Background(), first.round)
+		list := []settlement{first}
 		if err != nil {
 			err = co.part.error("commit", inDoubt(err))
 			co.turn <- struct{}{}
 			var after []func()
 			co.drop(err, &after)
+			co.mu.Lock()
+			list = append(list, co.unsettled...) // it is offline: they fail like it, or rest on what has failed
+			co.unsettled = nil
+			co.mu.Unlock()
 			<-co.turn
 			callAll(after)
 		}
-		settled([]settlement{first}, err)
+		settled(list, err)
 	}
 }
 
-// drop gives up the state: it will be loaded once more. Who waits gets the error, and the
-// members of this process are woken, to join again. The caller has the turn.
+// drop gives up the state: it will be loaded once more. Who waits for others gets the error, and
+// the members of this process are woken, to join again; what is in the log already is answered
+// when its flush has ended. The caller has the turn.
 func (co *coordinator) drop(err error, after *[]func()) {
 	if co.state == nil {
 		return
@@ -403,11 +409,6 @@ func (co *coordinator) drop(err error, after *[]func()) {
 	for id := range co.calls {
 		*after = append(*after, co.answer(id, nil, err)...)
 	}
-	co.mu.Lock()
-	list := co.unsettled
-	co.unsettled = nil
-	co.mu.Unlock()
-	*after = append(*after, func() { settled(list, inDoubt(err)) })
 	for id, m := range co.local {
 		delete(co.local, id)
 		*after = append(*after, m.wake)
