@@ -164,6 +164,12 @@ func (m *membership) forget() {
 	m.pending, m.answer, m.answerErr = false, nil, nil
 }
 
+// goAway makes the consumer no member of any generation. Called under the consumer's mu.
+func (m *membership) goAway() {
+	m.phase, m.generation, m.ownedIn, m.rejoin, m.counts = memberAway, -1, -1, false, nil
+	m.forget()
+}
+
 func (m *membership) sendHeartbeat() {
 	req := kmsg.NewPtrHeartbeatRequest()
 	req.Version = 4
@@ -319,8 +325,8 @@ func (m *membership) drop(parts []TopicPartition) {
 func (m *membership) lose(ctx context.Context) error {
 	parts := m.c.Assignment()
 	m.c.mu.Lock()
-	m.lost, m.phase, m.generation, m.ownedIn, m.rejoin, m.counts = false, memberAway, -1, -1, false, nil
-	m.forget()
+	m.lost = false
+	m.goAway()
 	m.c.mu.Unlock()
 	var err error
 	if len(parts) > 0 {
@@ -345,8 +351,8 @@ func (m *membership) giveUp(ctx context.Context) error {
 	m.c.mu.Lock()
 	m.noteID()
 	id := m.id
-	m.forget()
-	m.id, m.phase, m.generation, m.ownedIn, m.rejoin, m.counts = "", memberAway, -1, -1, false, nil
+	m.id = ""
+	m.goAway()
 	m.c.mu.Unlock()
 	if id != "" {
 		m.sendLeave(id, nil)
@@ -729,8 +735,7 @@ func (m *membership) synced(ctx context.Context, resp *kmsg.SyncGroupResponse) (
 	if m.c.subscribed.kind() == byHand {
 		return true, err
 	}
-	added, _ := m.c.setSources(mine)
-	for _, s := range added {
+	for _, s := range m.c.setSources(mine) {
 		s.untold = true
 	}
 	m.c.tellNone = true

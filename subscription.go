@@ -191,8 +191,7 @@ func (c *Consumer) assignAll(ctx context.Context) error {
 		c.lookUp() // it wants something else by now
 		return errors.Join(errs...)
 	}
-	added, _ := c.setSources(parts)
-	for _, s := range added {
+	for _, s := range c.setSources(parts) {
 		s.untold = true
 	}
 	c.mu.Unlock()
@@ -222,20 +221,17 @@ func (c *Consumer) without(keep []TopicPartition) (there, deleted []TopicPartiti
 	return there, deleted
 }
 
-// setSources makes parts what the consumer reads. It returns what is new and what is gone.
-// Called under mu.
-func (c *Consumer) setSources(parts []TopicPartition) (added []*source, dropped []TopicPartition) {
+// setSources makes parts what the consumer reads. It returns what is new. Called under mu.
+func (c *Consumer) setSources(parts []TopicPartition) (added []*source) {
 	keep := make(map[TopicPartition]bool, len(parts))
 	for _, tp := range parts {
 		keep[tp] = true
 	}
 	for tp, s := range c.sources {
 		if !keep[tp] {
-			dropped = append(dropped, tp)
 			c.drop(s)
 		}
 	}
-	sortPartitions(dropped)
 	for _, tp := range parts {
 		if c.sources[tp] == nil {
 			s := newSource(c, tp)
@@ -243,7 +239,7 @@ func (c *Consumer) setSources(parts []TopicPartition) (added []*source, dropped 
 			added = append(added, s)
 		}
 	}
-	return added, dropped
+	return added
 }
 
 // bindSources ties sources to their partitions, as far as these exist.
