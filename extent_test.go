@@ -97,6 +97,73 @@ func TestWritingOnlyWhereMappingIsNotSafe(t *testing.T) {
 	require.NoError(t, l.Close())
 }
 
+// TestLargeAppendsFindSpaceSetAside appends large batches to a busy FlushAsync partition:
+// they are written into space that was allocated ahead, in extents that grow, and not
+// mapped. A write that fails gives the space back, as closing does, and then some more is
+// allocated. Where mapping is not safe, and before each append is flushed, there is none.
+func TestLargeAppendsFindSpaceSetAside(t *testing.T) {
+	disk, fsys, count := counting()
+	l, p := mappedPart(t, fsys, TopicConfig{SegmentBytes: 3 << 20})
+	fill := func(n int) {
+		for range n {
+			_, err := p.Append(ctx, Record{Value: make([]byte, 100<<10)})
+			require.NoError(t, err)
+			l.tasks.Wait()
+		}
+	}
+	length := func() int64 {
+		f, err := disk.Open(p.active().file.Name())
+		require.NoError(t, err)
+		defer f.Close()
+		n, err := f.Size()
+		require.NoError(t, err)
+		return n
+	}
+	fill(10)
+	size := p.active().size
+	require.Greater(t, length(), size+400<<10)
+	require.LessOrEqual(t, length(), int64(3<<20))
+	require.Equal(t, int64(10), count(errfs.Write))
+	require.Less(t, count(errfs.Allocate), int64(8))
+	require.Equal(t, 1, disk.Mappings()) // bounds
+
+	fsys.OnOp(func(op errfs.Op) error {
+		if op.Kind == errfs.Write && strings.HasSuffix(op.Name, logSuffix) {
+			return vfs.ErrNoSpace
+		}
+		return nil
+	})
+	_, err := p.Append(ctx, Record{Value: make([]byte, 100<<10)})
+	require.ErrorIs(t, err, ErrDiskFull)
+	require.Equal(t, size, length())
+	fsys.OnOp(nil)
+	fill(10)
+	require.Greater(t, length(), p.active().size)
+	require.Len(t, readValues(t, p, Earliest), 20)
+	before := p.active()
+	fill(20)
+	require.NotSame(t, before, p.active())
+	require.NoError(t, l.Close())
+	require.Equal(t, p.active().size, length())
+
+	for name, cfg := range map[string]TopicConfig{"async": {Flush: FlushAsync}, "sure": {}} {
+		_, fsys, count := counting()
+		var all vfs.FS = fsys
+		if name == "async" {
+			all = noMapWrites{fsys}
+		}
+		l, err := open(all, "/data", nil)
+		require.NoError(t, err)
+		p := partOf(t, l, "topic", &cfg)
+		for range 10 {
+			_, err := p.Append(ctx, Record{Value: make([]byte, 100<<10)})
+			require.NoError(t, err)
+		}
+		require.NoError(t, l.Close())
+		require.Zero(t, count(errfs.Allocate))
+	}
+}
+
 // noMapWrites says that mapped files are not safe to write.
 type noMapWrites struct{ vfs.FS }
 
