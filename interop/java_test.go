@@ -2,6 +2,7 @@ package interop
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/hex"
 	"flag"
 	"fmt"
@@ -161,10 +162,10 @@ func contentOf(t require.TestingT, b batch.Batch) content {
 
 // createTime returns a copy of b of type CreateTime.
 func createTime(b batch.Batch) batch.Batch {
-	const posAttributes, logAppendTime = 21, 1 << 3
+	const posCRC, posAttributes, logAppendTime = 17, 21, 1 << 3
 	b = clone(b)
 	b[posAttributes+1] &^= logAppendTime
-	b.SetProducer(batch.Producer{ID: b.ProducerID(), Epoch: b.ProducerEpoch(), Sequence: b.BaseSequence(), Transactional: b.Transactional()}) // renews the CRC
+	binary.BigEndian.PutUint32(b[posCRC:], crc32.Checksum(b[posAttributes:], crc32.MakeTable(crc32.Castagnoli)))
 	return b
 }
 

@@ -105,8 +105,6 @@ var (
 	ErrCorrupt = errors.New("record batch is corrupt")
 )
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
 // TimestampType says whose clock a batch's timestamps are from.
 type TimestampType int8
 
@@ -283,18 +281,18 @@ func (b Batch) SetBaseOffset(o int64) { binary.BigEndian.PutUint64(b[posBaseOffs
 func (b Batch) SetLeaderEpoch(e int32) { binary.BigEndian.PutUint32(b[posLeaderEpoch:], uint32(e)) }
 
 // SetProducer makes the batch one of an idempotent or transactional producer,
-// which learns its sequence number after it has encoded. It renews the CRC.
-func (b Batch) SetProducer(p Producer) {
-	b.putProducer(p)
-	b.putCRC()
-}
+// which learns its sequence number after it has encoded. It renews the CRC, which
+// must be right, without reading the records of a large batch.
+func (b Batch) SetProducer(p Producer) { b.changeHead(func() { b.putProducer(p) }) }
 
 // SetLogAppendTime gives every record the time ms without touching the
-// records: the header's type and max timestamp say it. It renews the CRC.
+// records: the header's type and max timestamp say it. It renews the CRC as
+// SetProducer does.
 func (b Batch) SetLogAppendTime(ms int64) {
-	binary.BigEndian.PutUint16(b[posAttributes:], b.attributes()|attrLogAppendTime)
-	binary.BigEndian.PutUint64(b[posMaxTimestamp:], uint64(ms))
-	b.putCRC()
+	b.changeHead(func() {
+		binary.BigEndian.PutUint16(b[posAttributes:], b.attributes()|attrLogAppendTime)
+		binary.BigEndian.PutUint64(b[posMaxTimestamp:], uint64(ms))
+	})
 }
 
 func (b Batch) putProducer(p Producer) {
@@ -306,8 +304,4 @@ func (b Batch) putProducer(p Producer) {
 	binary.BigEndian.PutUint64(b[posProducerID:], uint64(p.ID))
 	binary.BigEndian.PutUint16(b[posProducerEpoch:], uint16(p.Epoch))
 	binary.BigEndian.PutUint32(b[posBaseSequence:], uint32(p.Sequence))
-}
-
-func (b Batch) putCRC() {
-	binary.BigEndian.PutUint32(b[posCRC:], crc32.Checksum(b[posAttributes:], castagnoli))
 }

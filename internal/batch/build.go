@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"math"
 	"slices"
 
@@ -42,6 +43,11 @@ type Builder struct {
 	level int
 	limit int // of Len
 
+	// sum is the CRC of the records before buf[summed]; more are summed once buf has
+	// sumAt bytes.
+	sum           uint32
+	summed, sumAt int
+
 	count   int32
 	baseTs  int64
 	maxTs   int64
@@ -55,6 +61,7 @@ func (b *Builder) Begin(dst []byte, codec compress.Codec, level int) {
 	b.start = len(dst)
 	b.buf = slices.Grow(dst, HeaderSize)[:len(dst)+HeaderSize]
 	b.codec, b.level = codec, level
+	b.sum, b.summed, b.sumAt = 0, len(b.buf), len(b.buf)+sumStep
 	b.limit = MaxSize
 	if codec != compress.None {
 		b.limit = HeaderSize + MaxInflated
@@ -79,7 +86,11 @@ func (b *Builder) Count() int { return int(b.count) }
 // allocated; ErrInvalid says that there are more than MaxHeaders headers.
 func Add[H HeaderField](b *Builder, timestamp int64, key, value []byte, headers []H) error {
 	size := 1 // of the count of none
-	if len(headers) > 0 {
+	if len(headers) == 0 {
+		if b.addSmall(timestamp, key, value) {
+			return nil
+		}
+	} else {
 		var err error
 		if size, err = headersSize(headers); err != nil {
 			return err
@@ -128,11 +139,14 @@ func (b *Builder) add(ts int64, key, value []byte, size int) (at int, err error)
 	if b.count > 0 {
 		base = b.baseTs
 	}
-	tsDelta, offsetDelta := ts-base, int64(b.count)
-	body := 1 + varintLen(tsDelta) + varintLen(offsetDelta) + bytesLen(key) + bytesLen(value) + size
+	tsDelta, offsetDelta := zigzag(ts-base), zigzag(int64(b.count))
+	body := 1 + uvarintLen(tsDelta) + uvarintLen(offsetDelta) + bytesLen(key) + bytesLen(value) + size
 	total := varintLen(int64(body)) + body
 	if b.Len()+total > b.limit || b.count == math.MaxInt32 {
 		return 0, fmt.Errorf("%w: a record of %d bytes after %d, of at most %d", ErrTooLarge, total, b.Len(), b.limit)
+	}
+	if len(b.buf) >= b.sumAt {
+		b.sumUp()
 	}
 
 	at = len(b.buf)
@@ -140,8 +154,8 @@ func (b *Builder) add(ts int64, key, value []byte, size int) (at int, err error)
 	p, i := b.buf, at
 	i = putVarint(p, i, int64(body))
 	p[i] = 0 // attributes: none are defined
-	i = putVarint(p, i+1, tsDelta)
-	i = putVarint(p, i, offsetDelta)
+	i = putUvarint(p, i+1, tsDelta)
+	i = putUvarint(p, i, offsetDelta)
 	i = putBytes(p, i, key)
 	i = putBytes(p, i, value)
 
@@ -149,6 +163,55 @@ func (b *Builder) add(ts int64, key, value []byte, size int) (at int, err error)
 	b.maxTs = max(b.maxTs, ts)
 	b.count++
 	return i, nil
+}
+
+// Bounds of what addSmall adds: all numbers but the record's length take two bytes at
+// most, and that takes two exactly.
+const (
+	smallNumber = 1 << 14
+	smallLeast  = 1 << 6
+	smallMost   = smallNumber/2 - smallHead
+	smallHead   = 2 + 1 + 2 + 2 + 2 + 2 + 1 // what such a record has besides key and value
+)
+
+// addSmall is add for most records, in half its time: it returns false, and has done
+// nothing, if this one has numbers that are too large or too small for it. The record has
+// no headers, and is not the first of its batch.
+func (b *Builder) addSmall(ts int64, key, value []byte) bool {
+	at, n := len(b.buf), len(key)+len(value)
+	tsDelta, offsetDelta := zigzag(ts-b.baseTs), uint64(b.count)<<1
+	if n < smallLeast || n > smallMost || tsDelta|offsetDelta >= smallNumber ||
+		at+n+smallHead > min(cap(b.buf), b.start+b.limit) || b.count == 0 {
+		return false
+	}
+	if len(b.buf) >= b.sumAt {
+		b.sumUp()
+	}
+
+	p := b.buf[at : at+n+smallHead]
+	p[2] = 0 // attributes
+	i := putSmall(p, 3, tsDelta)
+	i = putSmall(p, i, offsetDelta)
+	i = putSmallBytes(p, i, key)
+	i = putSmallBytes(p, i, value)
+	p[i] = 0 // headers
+	i++
+	putSmall(p, 0, uint64(i-2)<<1)
+
+	b.buf = b.buf[:at+i]
+	b.maxTs = max(b.maxTs, ts)
+	b.count++
+	return true
+}
+
+// sumUp sums the records that were not.
+func (b *Builder) sumUp() {
+	if b.codec != compress.None {
+		b.sumAt = math.MaxInt // what is summed is compressed first
+		return
+	}
+	b.sum = crc32.Update(b.sum, castagnoli, b.buf[b.summed:])
+	b.summed, b.sumAt = len(b.buf), len(b.buf)+sumStep
 }
 
 // AddRecord is Add of a record that was read from a batch, with its headers as
@@ -173,6 +236,10 @@ func (b *Builder) Finish(p Producer) ([]byte, error) {
 }
 
 func (b *Builder) finish(p Producer, attrs uint16) ([]byte, error) {
+	summed := b.summed > b.start+HeaderSize // else they are few
+	if summed {
+		b.sumUp()
+	}
 	buf := b.buf
 	b.buf = nil
 	if b.count == 0 {
@@ -203,7 +270,11 @@ func (b *Builder) finish(p Producer, attrs uint16) ([]byte, error) {
 	binary.BigEndian.PutUint64(h[posMaxTimestamp:], uint64(b.maxTs))
 	h.putProducer(p)
 	binary.BigEndian.PutUint32(h[posCount:], uint32(b.count))
-	h.putCRC()
+	if summed {
+		h.putCRCOf(b.sum)
+	} else {
+		h.putCRC()
+	}
 	return buf, nil
 }
 
@@ -226,5 +297,15 @@ func putBytes(b []byte, i int, p []byte) int {
 		return i + 1
 	}
 	i = putVarint(b, i, int64(len(p)))
+	return i + copy(b[i:], p)
+}
+
+// putSmallBytes is putBytes of fewer than smallNumber/2 bytes.
+func putSmallBytes(b []byte, i int, p []byte) int {
+	if p == nil {
+		b[i] = varintNull
+		return i + 1
+	}
+	i = putSmall(b, i, uint64(len(p))<<1)
 	return i + copy(b[i:], p)
 }

@@ -13,7 +13,13 @@ const (
 
 // uvarintLen returns how many bytes the unsigned value takes.
 func uvarintLen(u uint64) int {
-	return int((9*uint(bits.Len64(u|1)) + 64) / 64)
+	switch {
+	case u < 1<<7:
+		return 1
+	case u < 1<<14:
+		return 2
+	}
+	return int((9*uint(bits.Len64(u)) + 64) / 64)
 }
 
 func zigzag(v int64) uint64 { return uint64(v)<<1 ^ uint64(v>>63) }
@@ -21,8 +27,10 @@ func zigzag(v int64) uint64 { return uint64(v)<<1 ^ uint64(v>>63) }
 func varintLen(v int64) int { return uvarintLen(zigzag(v)) }
 
 // putVarint writes v to b[i:], which has room, and returns the index after it.
-func putVarint(b []byte, i int, v int64) int {
-	u := zigzag(v)
+func putVarint(b []byte, i int, v int64) int { return putUvarint(b, i, zigzag(v)) }
+
+// putUvarint is putVarint of an unsigned value.
+func putUvarint(b []byte, i int, u uint64) int {
 	for u >= 0x80 {
 		b[i] = byte(u) | 0x80
 		u >>= 7
@@ -30,6 +38,16 @@ func putVarint(b []byte, i int, v int64) int {
 	}
 	b[i] = byte(u)
 	return i + 1
+}
+
+// putSmall is putUvarint of a value below smallNumber.
+func putSmall(b []byte, i int, u uint64) int {
+	if u < 0x80 {
+		b[i] = byte(u)
+		return i + 1
+	}
+	b[i], b[i+1] = byte(u)|0x80, byte(u>>7)
+	return i + 2
 }
 
 // varint reads a value of at most 64 bits from the beginning of b and returns
