@@ -251,9 +251,13 @@ func (e *encoder) encodeAs(recs []Record, cfg *TopicConfig, codec compress.Codec
 	if codec == compress.None {
 		e.b.Limit(most)
 	}
+	keyed := cfg.Cleanup.compacts()
 	for i := range recs {
-		ms, err := millis(recs[i].Timestamp, now)
-		if recs[i].Key == nil && cfg.Cleanup.compacts() {
+		ms, err := now, error(nil)
+		if !recs[i].Timestamp.IsZero() {
+			ms, err = millis(recs[i].Timestamp, now)
+		}
+		if keyed && recs[i].Key == nil {
 			err = fmt.Errorf("%w: it has no key, and the topic is compacted", batch.ErrInvalid)
 		}
 		if err == nil {
