@@ -27,14 +27,17 @@ type sendTopic struct {
 // sendQueue is what a producer holds for a partition, in the order in which it was
 // sent. Guarded by the producer's lock.
 type sendQueue struct {
-	t       *sendTopic
-	p       *Partition
-	open    *sendBatch   // takes records; nil if there is none
-	full    []*sendBatch // to be appended
-	flying  []*sendBatch // appended, and not known to be committed; those that failed behind them
-	hand    []*sendBatch // what the producer's goroutine is appending, or telling of its end
-	listed  bool         // it is in Producer.active
-	retryAt time.Time    // not before then; zero if nothing has failed
+	t      *sendTopic
+	p      *Partition
+	open   *sendBatch   // takes records; nil if there is none
+	full   []*sendBatch // to be appended
+	flying []*sendBatch // appended, and not known to be committed; those that failed behind them
+	hand   []*sendBatch // what the producer's goroutine is appending, or telling of its end
+	listed bool         // it is in Producer.active
+
+	// What only the producer's goroutine has.
+
+	retryAt time.Time // not before then; zero if nothing has failed
 	backoff time.Duration
 }
 
@@ -175,7 +178,11 @@ func (p *Producer) add(q *sendQueue, r *Record, done func(RecordMetadata, error)
 		if size > p.opts.BufferBytes {
 			return 0, fmt.Errorf("%w: %d bytes, BufferBytes is %d", ErrRecordTooLarge, bound, p.opts.BufferBytes)
 		}
-		if p.used+size > p.opts.BufferBytes || len(p.waiters) > 0 && !p.granted {
+		if p.used+size > p.opts.BufferBytes {
+			p.full = true
+			return size, nil
+		}
+		if len(p.waiters) > 0 && !p.granted {
 			return size, nil
 		}
 		p.openBatch(q, size)
@@ -293,9 +300,16 @@ type roomWaiter struct {
 }
 
 // grant lets the first go on who wait for memory, if there is enough. He asks again,
-// before all others. Called with mu held.
+// before all others. Once all is used, a sixteenth has to be free: woken for each batch
+// that is sent, he would be there long after the next one has left, and fill one at a time.
+// Called with mu held.
 func (p *Producer) grant() {
-	if len(p.waiters) > 0 && p.used+p.waiters[0].size <= p.opts.BufferBytes {
+	free := p.opts.BufferBytes - p.used
+	if p.full && free < p.opts.BufferBytes/16 {
+		return
+	}
+	p.full = false
+	if len(p.waiters) > 0 && p.waiters[0].size <= free {
 		w := p.waiters[0]
 		select {
 		case <-w.ready:

@@ -29,6 +29,7 @@ type Producer struct {
 	active   []*sendQueue
 	used     int64 // of BufferBytes
 	waiters  []*roomWaiter
+	full     bool          // and little has become free since; see grant
 	granted  bool          // the first of them is asking
 	running  bool          // there is a goroutine
 	asleep   bool          // it waits for wake
@@ -74,13 +75,17 @@ func (p *Producer) Send(ctx context.Context, r Record) (RecordMetadata, error) {
 	if p.opts.Acks == AcksNone {
 		return p.sendUnheard(ctx, r)
 	}
-	q, err := p.route(ctx, &r)
+	part, err := p.prepare(ctx, &r)
 	if err != nil {
 		return unsent(&r), sendError(&r, err)
 	}
 	p.mu.Lock()
-	direct := q.empty() && p.opts.Linger == 0 && !p.closed
+	q, err := p.route(ctx, &r, part)
+	direct := err == nil && q.empty() && p.opts.Linger == 0 && !p.closed
 	p.mu.Unlock()
+	if err != nil {
+		return unsent(&r), sendError(&r, err)
+	}
 	if direct {
 		at, ts, err := q.p.send(ctx, p, r)
 		if err == nil || !errors.Is(err, ErrDiskFull) {
@@ -96,7 +101,10 @@ func (p *Producer) Send(ctx context.Context, r Record) (RecordMetadata, error) {
 		}
 	}
 	w := p.sendWaiter()
-	if err := p.enqueue(ctx, q, &r, w.done); err != nil {
+	p.mu.Lock()
+	err = p.enqueue(ctx, q, &r, w.done)
+	p.mu.Unlock()
+	if err != nil {
 		return unsent(&r), sendError(&r, err)
 	}
 	select {
@@ -121,7 +129,13 @@ func isRefusal(err error) bool {
 
 // sendUnheard is Send under AcksNone.
 func (p *Producer) sendUnheard(ctx context.Context, r Record) (RecordMetadata, error) {
-	q, err := p.route(ctx, &r)
+	part, err := p.prepare(ctx, &r)
+	if err != nil {
+		return unsent(&r), sendError(&r, err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	q, err := p.route(ctx, &r, part)
 	if err == nil {
 		err = p.enqueue(ctx, q, &r, nil)
 	}
@@ -240,7 +254,13 @@ func (p *Producer) SendAll(ctx context.Context, recs ...Record) ([]RecordMetadat
 // ErrClosed, ctx's, a hook's. Errors of done also: those of [Partition.Append], ErrTimeout;
 // ErrInDoubt says that the record may be found later all the same.
 func (p *Producer) Enqueue(ctx context.Context, r Record, done func(RecordMetadata, error)) error {
-	q, err := p.route(ctx, &r)
+	part, err := p.prepare(ctx, &r)
+	if err != nil {
+		return sendError(&r, err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	q, err := p.route(ctx, &r, part)
 	if err == nil {
 		err = p.enqueue(ctx, q, &r, done)
 	}
@@ -250,11 +270,12 @@ func (p *Producer) Enqueue(ctx context.Context, r Record, done func(RecordMetada
 	return nil
 }
 
-// route returns the queue of the partition that r goes to, and r as the hooks have left
-// it. Only with the caller's code r is on the heap.
-func (p *Producer) route(ctx context.Context, r *Record) (q *sendQueue, err error) {
+// prepare asks hooks and partitioner. It returns the partition that r goes to, negative if
+// the default partitioner is to decide, and r as the hooks have left it. Only with the
+// caller's code r is on the heap.
+func (p *Producer) prepare(ctx context.Context, r *Record) (part int, err error) {
 	if err := ctx.Err(); err != nil {
-		return nil, err
+		return 0, err
 	}
 	if len(p.opts.Hooks) > 0 {
 		changed := *r
@@ -263,20 +284,21 @@ func (p *Producer) route(ctx context.Context, r *Record) (q *sendQueue, err erro
 				continue
 			}
 			if err := h.Send(ctx, &changed); err != nil {
-				return nil, err
+				return 0, err
 			}
 		}
 		*r = changed
 	}
-	i := -1
-	if p.opts.Partitioner != nil {
-		asked := *r
-		if i, err = p.ask(ctx, &asked); err != nil {
-			return nil, err
-		}
+	if p.opts.Partitioner == nil {
+		return -1, nil
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	asked := *r
+	return p.ask(ctx, &asked)
+}
+
+// route returns the queue of the partition that r goes to. Called with mu held, which it
+// releases while it makes a topic.
+func (p *Producer) route(ctx context.Context, r *Record, part int) (q *sendQueue, err error) {
 	t, err := p.lookUp(r.Topic)
 	if errors.Is(err, ErrTopicNotFound) && p.log.opts.AutoCreateTopics {
 		p.mu.Unlock()
@@ -289,12 +311,12 @@ func (p *Producer) route(ctx context.Context, r *Record) (q *sendQueue, err erro
 	switch {
 	case err != nil:
 		return nil, err
-	case i < 0:
+	case part < 0:
 		return t.choose(r), nil
-	case i >= len(t.queues):
-		return nil, fmt.Errorf("%w: the partitioner chose %d of %d", ErrPartitionNotFound, i, len(t.queues))
+	case part >= len(t.queues):
+		return nil, fmt.Errorf("%w: the partitioner chose %d of %d", ErrPartitionNotFound, part, len(t.queues))
 	}
-	return t.queues[i], nil
+	return t.queues[part], nil
 }
 
 // ask asks the caller's partitioner, without a lock.
@@ -309,10 +331,9 @@ func (p *Producer) ask(ctx context.Context, r *Record) (int, error) {
 	return p.opts.Partitioner(r, t.NumPartitions()), nil
 }
 
-// enqueue puts r into q, once there is room.
+// enqueue puts r into q, once there is room. Called with mu held, which it releases while
+// it waits.
 func (p *Producer) enqueue(ctx context.Context, q *sendQueue, r *Record, done func(RecordMetadata, error)) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	if p.closed || p.log.hasFailed() {
 		return p.log.closedError()
 	}

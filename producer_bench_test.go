@@ -23,31 +23,31 @@ func producerAt(b testing.TB, cfg *TopicConfig, opts *ProducerOptions) *Producer
 // BenchmarkEnqueue enqueues records of 100 bytes without a pause, and waits for the last
 // one. Target: 4.5 million a second under FlushAsync.
 func BenchmarkEnqueue(b *testing.B) {
-	value := make([]byte, 100)
+	var failed atomic.Int64
+	done := func(_ RecordMetadata, err error) {
+		if err != nil {
+			failed.Add(1)
+		}
+	}
 	for _, c := range []struct {
 		name string
 		cfg  *TopicConfig
 		size int
+		done func(RecordMetadata, error)
 	}{
-		{"async", &TopicConfig{Flush: FlushAsync}, 100},
-		{"async4", &TopicConfig{Flush: FlushAsync, Partitions: 4}, 100},
-		{"durable", &TopicConfig{}, 100},
-		{"async1k", &TopicConfig{Flush: FlushAsync}, 1024},
-		{"durable1k", &TopicConfig{}, 1024},
+		{"async", &TopicConfig{Flush: FlushAsync}, 100, done},
+		{"asyncnil", &TopicConfig{Flush: FlushAsync}, 100, nil},
+		{"async4", &TopicConfig{Flush: FlushAsync, Partitions: 4}, 100, done},
+		{"durable", &TopicConfig{}, 100, done},
+		{"async1k", &TopicConfig{Flush: FlushAsync}, 1024, done},
+		{"durable1k", &TopicConfig{}, 1024, done},
 	} {
 		b.Run(c.name, func(b *testing.B) {
 			p := producerAt(b, c.cfg, nil)
-			value = make([]byte, c.size)
-			r := Record{Topic: "topic", Value: value}
-			var failed atomic.Int64
-			done := func(_ RecordMetadata, err error) {
-				if err != nil {
-					failed.Add(1)
-				}
-			}
+			r := Record{Topic: "topic", Value: make([]byte, c.size)}
 			b.ReportAllocs()
 			for b.Loop() {
-				if err := p.Enqueue(ctx, r, done); err != nil {
+				if err := p.Enqueue(ctx, r, c.done); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -139,6 +139,61 @@ func TestWaitingKeepsItsTurn(t *testing.T) {
 	})
 }
 
+// TestWhoWaitsForRoomWaitsForMore: once the buffer is full, who waits is woken when a
+// sixteenth of it is free, not for each batch that has left; who needs more, when he has it.
+func TestWhoWaitsForRoomWaitsForMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := producerOn(t, memfs.New(), "/data", async, &ProducerOptions{BatchBytes: 1 << 10, BufferBytes: 64 << 10})
+		gate := make(chan struct{})
+		add := func(size int) {
+			err := p.Enqueue(ctx, to(strings.Repeat("x", size)), func(RecordMetadata, error) { <-gate })
+			if err != nil {
+				t.Error(err)
+			}
+		}
+		waiting := func() int {
+			synctest.Wait()
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			return len(p.waiters)
+		}
+		release := func(n int) {
+			for range n {
+				gate <- struct{}{}
+				synctest.Wait()
+			}
+		}
+		held := 0
+		go func() {
+			for {
+				add(900)
+				p.mu.Lock()
+				if held++; held == 100 {
+					p.mu.Unlock()
+					return
+				}
+				p.mu.Unlock()
+			}
+		}()
+		require.Equal(t, 1, waiting())
+		full := held
+		require.Greater(t, full, 50)
+		release(3)
+		require.Equal(t, 1, waiting())
+		require.Equal(t, full, held, "one batch free, two, three: nobody is woken")
+		release(2)
+		require.Equal(t, 1, waiting())
+		require.Greater(t, held, full+2, "and then for all that have room")
+		go add(40 << 10)
+		for waiting() > 0 {
+			release(1)
+		}
+		close(gate)
+		require.NoError(t, p.Flush(ctx))
+		require.Zero(t, p.used)
+	})
+}
+
 // TestLargeBuffersAreNotKept: a batch takes no more memory than it counts for, also if
 // it was a larger one before.
 func TestLargeBuffersAreNotKept(t *testing.T) {

@@ -41,8 +41,8 @@ type ProducerOptions struct {
 	// there is no network here.
 	BatchBytes int
 	// BufferBytes is how much memory the producer takes for what is not yet sent; who
-	// wants to buffer more waits. At least twice BatchBytes. Default 32 MiB. Kafka:
-	// buffer.memory.
+	// wants to buffer more waits until a sixteenth of it is free. At least twice
+	// BatchBytes. Default 32 MiB. Kafka: buffer.memory.
 	BufferBytes int64
 	// Compression is how batches are compressed, if the topic keeps what producers
 	// send (CompressionProducer). Default CompressionNone. Kafka: compression.type.

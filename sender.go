@@ -51,6 +51,21 @@ func (p *Producer) pokeLocked() {
 	p.poke(true)
 }
 
+// lockTries is how often the goroutine looks whether mu is free before it sleeps until it
+// is: for a microsecond or two.
+const lockTries = 1000
+
+// lockSoon is mu.Lock for the goroutine. Who enqueues without a pause has the lock most of
+// the time, but some 50 ns at a time, and to be woken takes a thousand times as long.
+func (p *Producer) lockSoon() {
+	for range lockTries {
+		if p.mu.TryLock() {
+			return
+		}
+	}
+	p.mu.Lock()
+}
+
 // sendStep is what is to be done for a queue.
 type sendStep struct {
 	q     *sendQueue
@@ -64,8 +79,9 @@ func (p *Producer) run() {
 	s := &sender{p: p}
 	defer s.stop()
 	for {
-		p.mu.Lock()
 		now := time.Now()
+		p.lockSoon()
+		s.settle()
 		s.steps = s.steps[:0]
 		next := p.look(s, now)
 		if len(s.steps) == 0 {
@@ -196,6 +212,7 @@ func (p *Producer) due(q *sendQueue, now time.Time) (at time.Time, due bool) {
 type sender struct {
 	p      *Producer
 	steps  []sendStep
+	ended  []sendStep // those who wanted to hear of them have; see settle
 	timer  *time.Timer
 	ctx    context.Context // bounds one append
 	cancel context.CancelFunc
@@ -251,11 +268,18 @@ func (s *sender) take(step sendStep) {
 		return
 	}
 	err := s.append(q, b)
+	if err == nil {
+		q.retryAt, q.backoff = time.Time{}, 0
+		if b.round == nil || p.opts.Acks == AcksNone {
+			s.end(q, b, nil)
+			return
+		}
+	}
 	var parts []*sendBatch
 	if b.count > 1 && errors.Is(err, ErrBatchTooLarge) {
 		parts = p.split(q, b)
 	}
-	p.mu.Lock()
+	p.lockSoon()
 	switch {
 	case parts != nil:
 		q.handed(b)
@@ -268,13 +292,10 @@ func (s *sender) take(step sendStep) {
 		p.mu.Unlock()
 		return
 	case err == nil:
-		q.retryAt, q.backoff = time.Time{}, 0
-		if b.round != nil && p.opts.Acks != AcksNone {
-			q.handed(b)
-			q.flying = append(q.flying, b)
-			p.mu.Unlock()
-			return
-		}
+		q.handed(b)
+		q.flying = append(q.flying, b)
+		p.mu.Unlock()
+		return
 	case p.again(err):
 		q.handed(b)
 		q.backoff = min(max(2*q.backoff, minBackoff), maxBackoff)
@@ -394,7 +415,7 @@ func (s *sender) bounded(now time.Time) context.Context {
 	return s.ctx
 }
 
-// end tells all who want to hear of a batch how it has ended, and gives its memory back.
+// end tells all who want to hear of a batch how it has ended; settle gives its memory back.
 func (s *sender) end(q *sendQueue, b *sendBatch, err error) {
 	p := s.p
 	if err != nil {
@@ -403,21 +424,57 @@ func (s *sender) end(q *sendQueue, b *sendBatch, err error) {
 			"client", p.opts.ClientID, "topic", q.p.topic.name, "partition", q.p.index, "records", b.count, "err", err)
 	}
 	p.tell(q.p, b, err)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if err != nil && b.silent > 0 && p.silent == nil {
-		p.silent = err
+	if s.ended = append(s.ended, sendStep{q: q, batch: b, err: err}); len(s.ended) >= maxEnded {
+		p.lockSoon()
+		s.settle()
+		p.mu.Unlock()
 	}
-	q.handed(b)
-	p.free(b)
 }
 
-// tell calls hooks and dones.
+// maxEnded is how many batches that have ended may keep their memory.
+const maxEnded = 16
+
+// settle gives the memory of batches that have ended back. Called with the producer's lock
+// held, when the goroutine needs that anyway.
+func (s *sender) settle() {
+	p := s.p
+	for _, e := range s.ended {
+		if e.err != nil && e.batch.silent > 0 && p.silent == nil {
+			p.silent = e.err
+		}
+		e.q.handed(e.batch)
+		p.free(e.batch)
+	}
+	clear(s.ended)
+	s.ended = s.ended[:0]
+}
+
+// tell calls hooks and dones, and forgets them.
 func (p *Producer) tell(part *Partition, b *sendBatch, err error) {
+	var at told
+	for at.record < len(b.recs) {
+		p.tellFrom(&at, part, b, err)
+	}
+	clear(b.recs)
+	b.recs = b.recs[:0]
+}
+
+// told is the next of the caller's functions to call: the record's done comes after the
+// hooks.
+type told struct{ record, hook int }
+
+// tellFrom calls what comes from at on, until one panics: that keeps no other from being
+// called, since somebody may wait for it.
+func (p *Producer) tellFrom(at *told, part *Partition, b *sendBatch, err error) {
 	m := RecordMetadata{Topic: part.topic.name, Partition: part.index}
+	defer func() {
+		if r := recover(); r != nil {
+			p.panicked(m, r)
+		}
+	}()
 	appendTime := b.encoded != nil && b.encoded.TimestampType() == batch.LogAppendTime
-	for i := range b.recs {
-		r := &b.recs[i]
+	for ; at.record < len(b.recs); at.record++ {
+		r := &b.recs[at.record]
 		m.Offset = NoOffset
 		if err == nil && p.opts.Acks != AcksNone {
 			m.Offset = b.end - Offset(b.count) + Offset(r.index)
@@ -427,8 +484,17 @@ func (p *Producer) tell(part *Partition, b *sendBatch, err error) {
 			ts = b.encoded.MaxTimestamp()
 		}
 		m.Timestamp = time.UnixMilli(ts).UTC()
-		p.callAcked(m, err)
-		p.call(r.done, m, err)
+		for p.acked && at.hook < len(p.opts.Hooks) {
+			h := p.opts.Hooks[at.hook].Acked
+			if at.hook++; h != nil {
+				h(m, err)
+			}
+		}
+		if done := r.done; done != nil {
+			r.done = nil
+			done(m, err)
+		}
+		at.hook = 0
 	}
 }
 
@@ -447,13 +513,18 @@ func (p *Producer) callAcked(m RecordMetadata, err error) {
 func (p *Producer) call(f func(RecordMetadata, error), m RecordMetadata, err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			p.log.opts.Logger.Error("a callback of a producer has panicked",
-				"client", p.opts.ClientID, "topic", m.Topic, "panic", r, "stack", string(debug.Stack()))
+			p.panicked(m, r)
 		}
 	}()
 	if f != nil {
 		f(m, err)
 	}
+}
+
+// panicked says what the caller's code has done.
+func (p *Producer) panicked(m RecordMetadata, r any) {
+	p.log.opts.Logger.Error("a callback of a producer has panicked",
+		"client", p.opts.ClientID, "topic", m.Topic, "panic", r, "stack", string(debug.Stack()))
 }
 
 // failAll ends all that p holds: there is no goroutine any more that could. Called with mu
@@ -475,4 +546,5 @@ func (p *Producer) failAll(err error) {
 		s.take(step)
 	}
 	p.mu.Lock()
+	s.settle()
 }
