@@ -300,7 +300,7 @@ func (p *Producer) prepare(ctx context.Context, r *Record) (part int, err error)
 // releases while it makes a topic.
 func (p *Producer) route(ctx context.Context, r *Record, part int) (q *sendQueue, err error) {
 	t, err := p.lookUp(r.Topic)
-	if errors.Is(err, ErrTopicNotFound) && p.log.opts.AutoCreateTopics {
+	if err != nil && p.log.opts.AutoCreateTopics && errors.Is(err, ErrTopicNotFound) {
 		p.mu.Unlock()
 		_, err = p.log.EnsureTopic(ctx, r.Topic, nil)
 		p.mu.Lock()
