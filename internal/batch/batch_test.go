@@ -596,3 +596,47 @@ func TestClaimedIsWhatHeaderAndRecordsSay(t *testing.T) {
 	require.Zero(t, Claimed(make([]byte, 100)))
 	require.Zero(t, Claimed(encode(t, compress.Snappy, NoProducer, values(3, nil)...)))
 }
+
+// TestSmallRecordsAreReadAlike reads records that are well formed, and changed or cut at any
+// byte, in the short way and in the plain one: what the short one takes, the other one
+// takes alike.
+func TestSmallRecordsAreReadAlike(t *testing.T) {
+	sizes := []int{0, 1, 30, 63, 64, 100, 1000, smallNumber/2 - 1, smallNumber / 2, smallNumber}
+	taken := 0
+	rapid.Check(t, func(t *rapid.T) {
+		r := rec{Timestamp: rapid.SampledFrom([]int64{-1, 0, 1, 63, 64, 8191, 8192, -8192, -8193, 1 << 50}).Draw(t, "time")}
+		if rapid.Bool().Draw(t, "key") {
+			r.Key = make([]byte, rapid.SampledFrom(sizes).Draw(t, "key size"))
+		}
+		if rapid.IntRange(0, 4).Draw(t, "no value") > 0 {
+			r.Value = make([]byte, rapid.SampledFrom(sizes).Draw(t, "value size"))
+		}
+		if rapid.IntRange(0, 4).Draw(t, "headers") == 0 {
+			r.Headers = []header{{"h", nil}}
+		}
+		b := encode(t, compress.None, NoProducer, rec{}, r)
+		data := b[HeaderSize+minRecordSize:]
+		if rapid.Bool().Draw(t, "changed") {
+			i := rapid.IntRange(0, min(len(data)-1, 12)).Draw(t, "byte")
+			data[i] = rapid.Byte().Draw(t, "to")
+		}
+		data = data[:rapid.IntRange(0, len(data)).Draw(t, "cut")]
+		if rapid.Bool().Draw(t, "whole") {
+			data = b[HeaderSize+minRecordSize:]
+		}
+		old := Record{Key: []byte("old"), Headers: Headers{n: 1, raw: []byte{2}}}
+		short, plain := old, old
+		ts, offset, size := parseSmall(data, &short)
+		if size == 0 {
+			require.Equal(t, old, short)
+			return
+		}
+		taken++
+		wantTS, wantOffset, wantSize := parse(data, &plain)
+		require.Equal(t, []int64{wantTS, wantOffset, int64(wantSize)}, []int64{ts, offset, int64(size)})
+		require.Zero(t, plain.Headers.n)
+		plain.Headers = Headers{}
+		require.Equal(t, plain, short)
+	})
+	require.Positive(t, taken)
+}
