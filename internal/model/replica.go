@@ -89,6 +89,7 @@ func (r *Replica) now() history {
 // Append notes that batches are about to be appended.
 func (r *Replica) Append(batches [][]Record) {
 	h := r.now()
+	r.cut = false // a power cut that no opening has followed was before it was made
 	if len(h.batches) == 0 {
 		// It begins with its first batch then, unless a file was made before.
 		h.begun, r.starts = true, append(r.starts, batches[0][0].Offset)

@@ -54,6 +54,20 @@ func TestReplicaLosesWhatItMay(t *testing.T) {
 	}
 }
 
+// A power cut before there was a replica says nothing of what was flushed since: after a
+// kill, the next one may take all.
+func TestPowerCutBeforeAReplicaWasMade(t *testing.T) {
+	r := &model.Replica{}
+	r.PowerCut()
+	require.NoError(t, r.Shows(to(0, 0, 0), nil))
+	all := sentAt(0, 1, 2)
+	r.Append([][]model.Record{all})
+	require.NoError(t, r.Acked(to(0, 0, 2)))
+	require.NoError(t, r.Opened(0, all))
+	r.PowerCut()
+	require.NoError(t, r.Opened(0, nil))
+}
+
 // A truncation that is begun may have been done in part, one that is done is not
 // taken back, and cuts no more than it was to.
 func TestReplicaIsCutAsItWasTold(t *testing.T) {
