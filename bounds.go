@@ -53,7 +53,7 @@ type crashPart struct {
 	flushed Offset // all before it was flushed: the recovery point
 	ceiling Offset // no offset at or beyond it was ever given to a record
 	clean   bool   // the partition was closed and everything flushed: nothing is to be scanned
-	failed  bool   // a flush failed, so what can be read may not be on the disk
+	failed  bool   // a flush failed or a truncation began, so what can be read may not be on the disk
 
 	// sameBoot is set on reading: it was written since the machine started, by
 	// a process that had recovered the partition. What was written to the

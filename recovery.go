@@ -17,7 +17,7 @@ const (
 	siteRecoveryCheck  vfs.Site = "recovery.check"   // of each batch
 	siteRecoveryDamage vfs.Site = "recovery.damage"  // that a bad batch is the end, not the middle
 	siteRecoveryID     vfs.Site = "recovery.id"      // that the directory is this topic's
-	siteRecoveryDir    vfs.Site = "recovery.syncdir" // of a file without batches
+	siteRecoveryDir    vfs.Site = "recovery.syncdir" // of names that a power cut may take back
 
 	// Of what is kept of a torn end, before it is cut.
 
@@ -49,8 +49,8 @@ type scan struct {
 	pointSize int64 // where the first batch at or after the recovery point begins
 }
 
-// killed says that the process was ended, but not the machine, and no flush had
-// failed: what was written is there.
+// killed says that the process was ended, but not the machine, no flush had failed,
+// and no truncation was under way: what was written is there.
 func (s *scan) killed() bool { return s.known && s.part.sameBoot && !s.part.failed }
 
 // dataEnd is the end without the gap that may be before an empty last file: the
@@ -76,10 +76,10 @@ func (s *scan) dataEnd() Offset {
 // shorter batch written over it would be followed by old bytes; (2) write the
 // batches above the recovery point once more, since a flush that failed in an
 // earlier process leaves pages in memory that look written and are not; (3)
-// flush, since what is shown must survive a power cut, and the directory if the
-// last file has no batch: a roll that failed leaves one whose name is not
-// durable; (4) show it, and take appends. Each step may be repeated: a crash in
-// the midst of them changes nothing.
+// flush, since what is shown must survive a power cut, and the directory if a roll
+// or a truncation may have ended before it had flushed that, see syncNames; (4) show
+// it, and take appends. Each step may be repeated: a crash in the midst of them changes
+// nothing.
 //
 // Where a power cut may have taken records that had been shown, the log goes on
 // at its ceiling, so that their offsets are not used again.
@@ -366,7 +366,10 @@ func (p *Partition) openSegments(s *scan) error {
 		return &CorruptError{File: p.path(logFileName(0)), Offset: 0, Next: NoOffset, Err: fs.ErrNotExist}
 	}
 	s.end = s.part.start // which a truncation may have moved
-	return nil
+	if err = p.syncNames(s); errors.Is(err, fs.ErrNotExist) {
+		return nil // there is no directory yet
+	}
+	return err
 }
 
 // allEmpty says that no file has a byte.
@@ -676,13 +679,11 @@ func (p *Partition) repair(s *scan) error {
 		}
 		p.cut++
 	}
-	if seg.size == 0 && s.damaged == nil {
-		if err := p.topic.log.fs.SyncDir(siteRecoveryDir, p.dir); err != nil {
-			return err
-		}
+	if err := p.syncNames(s); err != nil {
+		return err
 	}
 	p.flushed, p.flushedSize = s.dataEnd(), seg.size
-	if s.end <= s.point && !s.torn {
+	if s.end <= s.point && !s.torn && !s.part.failed {
 		// All of it was flushed, but not the cut of an opening that has died since. What
 		// comes next in another file waits for that.
 		if !s.part.clean && p.cut == 0 {
@@ -700,6 +701,16 @@ func (p *Partition) repair(s *scan) error {
 	}
 	p.cutFlushed = p.cut
 	return seg.file.Sync(siteRecoveryFlush)
+}
+
+// syncNames flushes the directory, if what was found in it may not be durable: a roll that
+// was ended leaves an empty last file, a truncation names that are gone or another file's.
+func (p *Partition) syncNames(s *scan) error {
+	rolled := len(s.segments) > 0 && s.seg.size == 0
+	if s.damaged != nil || !rolled && !s.part.failed {
+		return nil
+	}
+	return p.topic.log.fs.SyncDir(siteRecoveryDir, p.dir)
 }
 
 // flushAgain flushes a file. What a process that was killed had written to it

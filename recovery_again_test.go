@@ -141,3 +141,77 @@ func emptyFiles(t *testing.T, disk *memfs.FS) (n int) {
 	}
 	return n
 }
+
+// TestTruncationThatAKillEndedIsDurable: a process is killed when a truncation has removed or
+// replaced a file, and before that is durable. What the next opening finds is shown: a power
+// cut brings nothing of the old file back, alone, behind what was appended since in the same
+// epoch, or in place of it.
+func TestTruncationThatAKillEndedIsDurable(t *testing.T) {
+	for _, test := range []struct {
+		site vfs.Site
+		at   int    // the how manieth time
+		show bool   // what is cut is committed, so that the file is replaced by a copy
+		to   Offset // of the batches [0, 1), [1, 3), [3, 6), [6, 7) and, in another file, [7, 9), [9, 12)
+		left int    // batches that are found
+	}{
+		{siteTruncateDir, 1, false, 2, 4},
+		{siteTruncateDir, 2, false, 0, 0},
+		{siteTruncateSwap, 1, true, 9, 5},
+		{siteTruncateFlush, 1, false, 9, 5},
+	} {
+		t.Run(fmt.Sprintf("%s/%d", test.site, test.at), func(t *testing.T) {
+			disk := memfs.New()
+			dying := errfs.New(disk)
+			l, err := openTuned(dying, "/data", nil, againTuning)
+			require.NoError(t, err)
+			p := partOf(t, l, "topic", &TopicConfig{SegmentBytes: 4096})
+			require.NoError(t, p.becomeReplica(ctx, 0))
+			all := run(0, 1, 6)
+			for i := range all {
+				all[i].pad = 500
+			}
+			replicate(t, p, all)
+			require.Equal(t, []Offset{0, 7}, basesOf(p.Segments()))
+			if test.show {
+				showAll(t, p)
+			}
+			l.tasks.Wait()
+			times := 0
+			dying.Add(errfs.Rule{Site: test.site, Decide: func(errfs.Op) error {
+				if times++; times == test.at {
+					return errors.New("dies")
+				}
+				return nil
+			}})
+			require.Error(t, p.truncateTo(ctx, test.to))
+			require.NoError(t, kill(l))
+
+			slow := errfs.New(disk)
+			_, release := slow.Block(errfs.Rule{Kind: errfs.Sync, Site: siteFlush}) // in the background
+			l, err = openTuned(slow, "/data", nil, againTuning)
+			require.NoError(t, err)
+			p = partOf(t, l, "topic", nil)
+			left := all[:test.left:test.left]
+			requireSent(t, left, p)
+			requireAfterPowerCut(t, disk, left)
+			release()
+			require.NoError(t, p.becomeReplica(ctx, 0))
+			more := run(endOf(0, left), 1, 1)
+			replicate(t, p, more)
+			requireAfterPowerCut(t, disk, append(left, more...))
+			require.NoError(t, kill(l))
+		})
+	}
+}
+
+// requireAfterPowerCut wants these batches, and no damage, in whatever a power cut leaves.
+func requireAfterPowerCut(t *testing.T, disk *memfs.FS, want []sent) {
+	for seed := range uint64(20) {
+		l, err := openTuned(disk.CrashClone(seed), "/data", nil, againTuning)
+		require.NoError(t, err)
+		p := partOf(t, l, "topic", nil)
+		require.NoError(t, p.damaged, "seed %d", seed)
+		requireSent(t, want, p, "seed %d", seed)
+		require.NoError(t, l.Close())
+	}
+}

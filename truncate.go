@@ -177,7 +177,9 @@ func (p *Partition) cutAll(n Offset) cut {
 //
 // Step by step, and what would go wrong otherwise: (1) the recovery point is
 // lowered to where the log will end, or what is missing would be taken for
-// damage; (2) if somebody may read what is cut, what is kept of that segment is
+// damage, and bounds say as of a flush that failed that what can be read may not be
+// on the disk: of a process that is killed on the way, the next one shows what it
+// finds, and a power cut would take that back; (2) if somebody may read what is cut, what is kept of that segment is
 // copied, and flushed; (3) what side files know of the batches that are cut is
 // removed, or it would be believed of those that take their places; the epochs
 // that begin there or beyond are dropped, or batches that are appended there next,
@@ -216,7 +218,8 @@ func (p *Partition) truncate(c cut) error {
 		return err
 	}
 	p.flushed, p.flushedSize, p.cutFlushed, p.mustRoll = c.end, p.activeSize(), p.cut, false
-	p.staleEpochs, p.unfinished = false, NoOffset
+	p.staleEpochs, p.unfinished, p.cutting = false, NoOffset, false
+	p.setBounds(false)
 	return nil
 }
 
@@ -233,7 +236,7 @@ func (p *Partition) prepareCut(c *cut) (epochs *epochCache, err error) {
 			// shall not say so even for a moment.
 			p.start, floor = c.end, c.end
 		}
-		p.flushed = min(p.flushed, floor)
+		p.flushed, p.cutting = min(p.flushed, floor), true
 	}
 	if err = p.syncBounds(siteTruncateBounds, lower); err == nil && c.next != nil {
 		err = p.fileFor(c)
@@ -256,7 +259,7 @@ func (p *Partition) prepareCut(c *cut) (epochs *epochCache, err error) {
 		err = errors.Join(err, c.next.file.Close(), p.topic.log.fs.Remove(c.next.file.Name()))
 	}
 	p.mu.Lock()
-	p.flushed, p.start = flushed, start
+	p.flushed, p.start, p.cutting = flushed, start, false
 	p.mu.Unlock()
 	return nil, err
 }
@@ -359,7 +362,7 @@ func (p *Partition) cutFiles(c cut) error {
 	case err != nil:
 		return err
 	case c.next == nil:
-		return p.syncBounds(siteRestartBounds, func() { p.start, p.flushed = c.end, c.end })
+		return p.syncBounds(siteRestartBounds, func() { p.start, p.flushed, p.cutting = c.end, c.end, false })
 	case c.copied():
 		return p.replaceSegment(c.next)
 	}

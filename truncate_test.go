@@ -892,6 +892,7 @@ type replicaRun struct {
 	legal []legalLog
 	made  bool // the partition's directory is
 
+	killed  bool // the process dies, and with it no more than its memory
 	mapped  bool // batches were stored into a mapped file
 	skipped bool // a site has been left out: before that all is as if none was
 	broken  error
@@ -909,6 +910,7 @@ type legalLog struct {
 // run lets the power fail everywhere, or the process die at an operation, or
 // neither.
 func (r *replicaRun) run(everywhere bool, die int64) error {
+	r.killed = die > 0
 	if everywhere {
 		if err := r.keptEpoch(); err != nil {
 			return err
@@ -1180,6 +1182,14 @@ func (r *replicaRun) verify(disk *memfs.FS, seed uint64) error {
 	}
 	found.least = len(found.batches)
 	more := sent{endOf(found.start, found.batches), 1, 100, 0}
+	if r.killed { // not all of it is on the disk because it could be read there
+		if _, err := r.check(disk.CrashClone(seed), []legalLog{found}); err != nil {
+			return fmt.Errorf("after a power cut: %w", err)
+		}
+		if n := len(found.batches); n > 0 {
+			more.epoch = found.batches[n-1].epoch // of which no file says that it begins
+		}
+	}
 	after := found
 	after.batches = append(found.batches[:len(found.batches):len(found.batches)], more)
 	if _, err := p.appendReplica(ctx, more.encode()); err != nil {
