@@ -251,7 +251,7 @@ func (p *Partition) setHighWatermark(ctx context.Context, o Offset) (Offset, err
 			p.mu.Unlock()
 			return hw, nil
 		}
-		if seg := p.active(); to == Offset(p.end.Load()) {
+		if seg := p.active(); to == p.dataEnd {
 			p.commitTo(to, seg, seg.size) // above the high watermark, there is a segment
 			p.mu.Unlock()
 			p.wake()
@@ -290,12 +290,13 @@ func (p *Partition) commitBefore(o Offset) error {
 	return nil
 }
 
-// commitable is how far the high watermark may rise. Called under mu.
+// commitable is how far the high watermark may rise: not into a gap, behind which a
+// first append has begun and failed. Called under mu.
 func (p *Partition) commitable() Offset {
 	if p.topic.config().Flush == FlushBeforeAck && p.flushed < p.dataEnd {
 		return p.flushed
 	}
-	return Offset(p.end.Load())
+	return p.dataEnd
 }
 
 // commitTo commits all before hw: pos bytes of seg and all segments before it.

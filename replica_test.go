@@ -725,6 +725,32 @@ func TestReplicaShowsOnlyWhatIsFlushed(t *testing.T) {
 	})
 }
 
+// A batch behind a gap has begun its epoch and was not written: the log goes on behind the
+// gap, and nothing of that is committed, until there is a batch.
+func TestHighWatermarkStaysOutOfAGap(t *testing.T) {
+	for _, flush := range []FlushPolicy{FlushBeforeAck, FlushAsync} {
+		fsys, _, p := slowFS(t, &TopicConfig{Flush: flush, FlushInterval: Forever})
+		require.NoError(t, p.becomeReplica(ctx, 0))
+		all := run(0, 1, 3)
+		replicate(t, p, all)
+		for _, kind := range []errfs.Kind{errfs.Write, errfs.MapWrite} {
+			fsys.Add(errfs.Rule{Kind: kind, Name: p.path(logFileName(0)), Times: 1, Err: vfs.ErrNoSpace})
+		}
+		end, err := p.appendReplica(ctx, sent{20, 1, 2, 0}.encode())
+		require.ErrorIs(t, err, ErrDiskFull)
+		require.Equal(t, Offset(20), end)
+		showAll(t, p)
+		require.Equal(t, Bounds{LastStable: 6, HighWatermark: 6, End: 20}, p.Bounds())
+		requireSent(t, all, p)
+		more := sent{30, 2, 3, 0}
+		_, err = p.appendReplica(ctx, more.encode())
+		require.NoError(t, err)
+		require.Equal(t, Bounds{LastStable: 6, HighWatermark: 6, End: 32}, p.Bounds())
+		showAll(t, p)
+		requireSent(t, append(all, more), p)
+	}
+}
+
 // An unclean stop of a partition of its own leaves a gap; becoming a replica
 // cuts it off, also if an epoch has begun behind it.
 func TestReplicaHasNoGapAtItsEnd(t *testing.T) {

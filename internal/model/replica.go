@@ -63,7 +63,12 @@ func (h history) first(n int, end int64) history {
 // goesOn says whether h may go on at end after its first n batches: behind a gap
 // if the next one was to leave one.
 func (h history) goesOn(n int, end int64) bool {
-	return end == h.endOf(n) || end == h.gap || n < len(h.batches) && end == h.batches[n][0].Offset
+	return end == h.gap || h.between(n, end)
+}
+
+// between says whether o is where the first n batches end or the next one begins.
+func (h history) between(n int, o int64) bool {
+	return o == h.endOf(n) || n < len(h.batches) && o == h.batches[n][0].Offset
 }
 
 // holds returns how many batches got is, exactly; -1 if it is something else.
@@ -197,7 +202,7 @@ func (r *Replica) Shows(b Bounds, got []Record) error {
 	switch {
 	case n < 0:
 		return fmt.Errorf("%d records are shown, want some of %s", len(got), r)
-	case !h.goesOn(n, b.HighWatermark):
+	case !h.between(n, b.HighWatermark):
 		return fmt.Errorf("high watermark is %d, and records are shown to %d", b.HighWatermark, h.endOf(n))
 	case b.LastStable != b.HighWatermark:
 		return fmt.Errorf("last stable offset is %d, high watermark %d", b.LastStable, b.HighWatermark)
