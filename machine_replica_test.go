@@ -3,7 +3,6 @@ package riffle
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"sync"
 
@@ -12,11 +11,6 @@ import (
 	"github.com/rifflelog/riffle/internal/batch"
 	"github.com/rifflelog/riffle/internal/model"
 )
-
-// replicaSteps has TestMachine do to replicas what it does to other partitions. About one
-// life in 4,000 then finds less than the model expects, which is not understood yet, and
-// replication has no users: so it is for who looks into that. See TestNoCrashBreaksAReplica.
-var replicaSteps = flag.Bool("replicas", false, "steps on replicas in TestMachine")
 
 // machineReplica is a topic of one partition that takes batches from leaders, which
 // do not agree: its end is cut off again and again.

@@ -68,11 +68,6 @@ func (m *machine) live(t *rapid.T) (broken error) {
 		"delete": m.deleteBefore, "retain": m.retain,
 		"replicate": m.replicateSome, "replicate again": m.replicateSome, "show": m.showSome, "truncate": m.truncateSome,
 	}
-	if m.skip == "" && !*replicaSteps {
-		for _, name := range []string{"replicate", "replicate again", "show", "truncate"} {
-			delete(steps, name)
-		}
-	}
 	actions := map[string]func(*rapid.T){}
 	for name, step := range steps {
 		actions[name] = func(t *rapid.T) {
