@@ -186,7 +186,39 @@ func kill(l *Log) error {
 	l.stopped = true
 	l.taskMu.Unlock()
 	l.tasks.Wait()
+	stopTimers(l)
 	return l.lock.Close()
+}
+
+// stopTimers stops what would keep a killed log in memory until it rings, for minutes: tests
+// kill thousands.
+func stopTimers(l *Log) {
+	stop := func(t *time.Timer) {
+		if t != nil {
+			t.Stop()
+		}
+	}
+	l.taskMu.Lock()
+	stop(l.boundsTimer)
+	stop(l.retentionTimer)
+	l.taskMu.Unlock()
+	l.publisher.mu.Lock()
+	stop(l.publisher.timer)
+	l.publisher.mu.Unlock()
+	for p := range l.partitions() {
+		p.mu.Lock()
+		stop(p.timer)
+		p.mu.Unlock()
+	}
+	l.groups.mu.Lock()
+	stop(l.groups.expiry)
+	all := slices.Clone(l.groups.list)
+	l.groups.mu.Unlock()
+	for _, co := range all {
+		co.turn <- struct{}{}
+		stop(co.timer)
+		<-co.turn
+	}
 }
 
 func (c *crashRun) appends(l *Log, n int) error {

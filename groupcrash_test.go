@@ -178,6 +178,7 @@ func (r *offsetsRun) verify(disk *memfs.FS, seed uint64) error {
 		l, err := openTopics(disk)
 		if err == nil {
 			_, err = r.compare(l)
+			err = errors.Join(err, kill(l))
 		}
 		return err
 	})
@@ -200,7 +201,11 @@ func (r *offsetsRun) verify(disk *memfs.FS, seed uint64) error {
 	if err := errors.Join(appendMade(l, max(found.made, 9), 1), commitAt(l, 1)); err != nil {
 		return fmt.Errorf("afterwards: %w", err)
 	}
-	if l, err = openTopics(disk.CrashClone(seed)); err != nil {
+	clone := disk.CrashClone(seed)
+	if err := kill(l); err != nil {
+		return err
+	}
+	if l, err = openTopics(clone); err != nil {
 		return err
 	}
 	at, err := l.committed(ctx, "g", nil)
