@@ -176,12 +176,15 @@ const (
 
 // addSmall is add for most records, in half its time: it returns false, and has done
 // nothing, if this one has numbers that are too large or too small for it. The record has
-// no headers, and is not the first of its batch.
+// no headers.
 func (b *Builder) addSmall(ts int64, key, value []byte) bool {
+	if b.count == 0 {
+		b.baseTs = ts
+	}
 	at, n := len(b.buf), len(key)+len(value)
 	tsDelta, offsetDelta := zigzag(ts-b.baseTs), uint64(b.count)<<1
 	if n < smallLeast || n > smallMost || tsDelta|offsetDelta >= smallNumber ||
-		at+n+smallHead > min(cap(b.buf), b.start+b.limit) || b.count == 0 {
+		at+n+smallHead > min(cap(b.buf), b.start+b.limit) {
 		return false
 	}
 	if len(b.buf) >= b.sumAt {
