@@ -160,6 +160,9 @@ func TestMain(m *testing.M) {
 	// profiling it, would be half of what they cost. Benchmarks shall pay for both.
 	if os.Getenv("GOGC") == "" && flagOf("test.bench") == "" {
 		debug.SetGCPercent(400)
+		if os.Getenv("GOMEMLIMIT") == "" {
+			debug.SetMemoryLimit(3 << 30) // and then all the time
+		}
 		if flagOf("test.memprofile") == "" {
 			runtime.MemProfileRate = 0
 		}
