@@ -10,6 +10,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -597,46 +598,70 @@ func TestClaimedIsWhatHeaderAndRecordsSay(t *testing.T) {
 	require.Zero(t, Claimed(encode(t, compress.Snappy, NoProducer, values(3, nil)...)))
 }
 
-// TestSmallRecordsAreReadAlike reads records that are well formed, and changed or cut at any
-// byte, in the short way and in the plain one: what the short one takes, the other one
-// takes alike.
+// TestSmallRecordsAreReadAlike reads records that are well formed, or have a number that is
+// wrong, too large or longer than it need be, or are cut anywhere, in the short way and in
+// the plain one: what the short one takes, the other one takes alike.
 func TestSmallRecordsAreReadAlike(t *testing.T) {
-	sizes := []int{0, 1, 30, 63, 64, 100, 1000, smallNumber/2 - 1, smallNumber / 2, smallNumber}
 	taken := 0
 	rapid.Check(t, func(t *rapid.T) {
-		r := rec{Timestamp: rapid.SampledFrom([]int64{-1, 0, 1, 63, 64, 8191, 8192, -8192, -8193, 1 << 50}).Draw(t, "time")}
-		if rapid.Bool().Draw(t, "key") {
-			r.Key = make([]byte, rapid.SampledFrom(sizes).Draw(t, "key size"))
+		for range 30 {
+			data := slices.Clip(drawSmallRecord(t))
+			old := Record{Key: []byte("old"), Headers: Headers{n: 1, raw: []byte{2}}}
+			short, plain := old, old
+			ts, offset, size := parseSmall(data, &short)
+			if size == 0 {
+				require.Equal(t, old, short)
+				continue
+			}
+			taken++
+			wantTS, wantOffset, wantSize := parse(data, &plain)
+			require.Equal(t, []int64{wantTS, wantOffset, int64(wantSize)}, []int64{ts, offset, int64(size)})
+			require.Zero(t, plain.Headers.n)
+			plain.Headers = Headers{}
+			require.Equal(t, plain, short)
 		}
-		if rapid.IntRange(0, 4).Draw(t, "no value") > 0 {
-			r.Value = make([]byte, rapid.SampledFrom(sizes).Draw(t, "value size"))
-		}
-		if rapid.IntRange(0, 4).Draw(t, "headers") == 0 {
-			r.Headers = []header{{"h", nil}}
-		}
-		b := encode(t, compress.None, NoProducer, rec{}, r)
-		data := b[HeaderSize+minRecordSize:]
-		if rapid.Bool().Draw(t, "changed") {
-			i := rapid.IntRange(0, min(len(data)-1, 12)).Draw(t, "byte")
-			data[i] = rapid.Byte().Draw(t, "to")
-		}
-		data = data[:rapid.IntRange(0, len(data)).Draw(t, "cut")]
-		if rapid.Bool().Draw(t, "whole") {
-			data = b[HeaderSize+minRecordSize:]
-		}
-		old := Record{Key: []byte("old"), Headers: Headers{n: 1, raw: []byte{2}}}
-		short, plain := old, old
-		ts, offset, size := parseSmall(data, &short)
-		if size == 0 {
-			require.Equal(t, old, short)
-			return
-		}
-		taken++
-		wantTS, wantOffset, wantSize := parse(data, &plain)
-		require.Equal(t, []int64{wantTS, wantOffset, int64(wantSize)}, []int64{ts, offset, int64(size)})
-		require.Zero(t, plain.Headers.n)
-		plain.Headers = Headers{}
-		require.Equal(t, plain, short)
 	})
-	require.Positive(t, taken)
+	require.Greater(t, taken, 100)
+}
+
+// drawSmallRecord returns an encoded record in which about one thing is wrong, or nothing,
+// and perhaps some bytes behind it.
+func drawSmallRecord(t *rapid.T) []byte {
+	flaws := rapid.IntRange(0, 1).Draw(t, "flaws")
+	number := func(b []byte, name string, u uint64) []byte {
+		how := rapid.IntRange(0, 30).Draw(t, name)
+		if how > 3 || flaws == 0 {
+			return binary.AppendUvarint(b, u)
+		}
+		flaws--
+		switch how {
+		case 0:
+			return binary.AppendUvarint(b, u^1) // of another sign
+		case 1:
+			return binary.AppendUvarint(b, u|smallNumber)
+		case 2:
+			return binary.AppendUvarint(b, u+rapid.SampledFrom([]uint64{2, 4, math.MaxUint64 - 1}).Draw(t, "by"))
+		}
+		b = binary.AppendUvarint(b, u)
+		b[len(b)-1] |= 0x80
+		return append(b, 0)
+	}
+	bytes := func(b []byte, name string) []byte {
+		n := rapid.SampledFrom([]int{-1, 0, 1, 30, 63, 64, 100, 1000, smallNumber/2 - 20, smallNumber / 2}).Draw(t, name)
+		return append(number(b, name, zigzag(int64(n))), make([]byte, max(n, 0))...)
+	}
+	deltas := rapid.SampledFrom([]uint64{0, 1, 2, 126, 128, 8192, smallNumber - 2, smallNumber - 1, smallNumber})
+	body := number([]byte{0}, "time", deltas.Draw(t, "time"))
+	body = number(body, "offset", deltas.Draw(t, "offset")&^1)
+	body = bytes(body, "key")
+	to := rapid.OneOf(rapid.IntRange(0, 12), rapid.IntRange(len(body), len(body)+2))
+	body = number(bytes(body, "value"), "headers", 0)
+	if rapid.IntRange(0, 3).Draw(t, "short") == 0 {
+		body = body[:min(to.Draw(t, "to"), len(body))]
+	}
+	data := append(number(nil, "length", uint64(len(body))<<1), body...)
+	if rapid.IntRange(0, 3).Draw(t, "cut") == 0 {
+		return data[:rapid.IntRange(0, min(len(data), 12)).Draw(t, "at")]
+	}
+	return append(data, make([]byte, rapid.SampledFrom([]int{0, 0, 20}).Draw(t, "behind"))...)
 }
