@@ -159,12 +159,12 @@ func TestTruncationThatAKillEndedIsDurable(t *testing.T) {
 		{siteTruncateSwap, 1, true, 9, 5},
 		{siteTruncateFlush, 1, false, 9, 5},
 	} {
-		t.Run(fmt.Sprintf("%s/%d", test.site, test.at), func(t *testing.T) {
+		durableAfterAKill := func(t *testing.T, flush FlushPolicy) {
 			disk := memfs.New()
 			dying := errfs.New(disk)
 			l, err := openTuned(dying, "/data", nil, againTuning)
 			require.NoError(t, err)
-			p := partOf(t, l, "topic", &TopicConfig{SegmentBytes: 4096})
+			p := partOf(t, l, "topic", &TopicConfig{SegmentBytes: 4096, Flush: flush, FlushInterval: Forever})
 			require.NoError(t, p.becomeReplica(ctx, 0))
 			all := run(0, 1, 6)
 			for i := range all {
@@ -198,9 +198,13 @@ func TestTruncationThatAKillEndedIsDurable(t *testing.T) {
 			require.NoError(t, p.becomeReplica(ctx, 0))
 			more := run(endOf(0, left), 1, 1)
 			replicate(t, p, more)
+			require.NoError(t, l.Sync(ctx))
 			requireAfterPowerCut(t, disk, append(left, more...))
 			require.NoError(t, kill(l))
-		})
+		}
+		for _, flush := range []FlushPolicy{FlushBeforeAck, FlushAsync} {
+			t.Run(fmt.Sprintf("%s/%d/%v", test.site, test.at, flush), func(t *testing.T) { durableAfterAKill(t, flush) })
+		}
 	}
 }
 
