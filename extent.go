@@ -420,7 +420,6 @@ func (p *Partition) endGrowing(seg *segment) (size int64, grown bool) {
 	p.mu.Lock()
 	seg.mapped.fixed, seg.mapped.touched = true, 0
 	tasks := []chan struct{}{seg.mapped.touching, seg.mapped.extending}
-	size, grown = seg.size, seg.mapped.grown
 	p.mu.Unlock()
 	for _, task := range tasks {
 		if task == nil {
@@ -431,5 +430,7 @@ func (p *Partition) endGrowing(seg *segment) (size int64, grown bool) {
 		case <-p.topic.log.broken:
 		}
 	}
-	return size, grown
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return seg.size, seg.mapped.grown // a task may have begun only now
 }

@@ -1,6 +1,7 @@
 package riffle
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -161,6 +162,39 @@ func TestLargeAppendsFindSpaceSetAside(t *testing.T) {
 		}
 		require.NoError(t, l.Close())
 		require.Zero(t, count(errfs.Allocate))
+	}
+}
+
+// TestGrowingThatBeginsLateIsCut rolls, and closes, while the task that is to allocate
+// space has been started and not begun: nothing of the space is left behind the batches.
+func TestGrowingThatBeginsLateIsCut(t *testing.T) {
+	for name, grow := range map[string]func(*Partition, *segment){
+		"aside":  (*Partition).setAside,
+		"extent": (*Partition).extend,
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				disk := memfs.New()
+				l, p := mappedPart(t, noMapWrites{disk}, TopicConfig{})
+				for end, do := range []func() error{p.roll, l.Close} {
+					appendValues(t, p, end, end+1)
+					seg, gate := p.active(), make(chan struct{})
+					p.mu.Lock()
+					p.inTask(&seg.mapped.extending, func() { <-gate; grow(p, seg) })
+					p.mu.Unlock()
+					ended := make(chan error)
+					go func() { ended <- do() }()
+					synctest.Wait()
+					close(gate)
+					require.NoError(t, <-ended)
+					f, err := disk.Open(seg.file.Name())
+					require.NoError(t, err)
+					length, err := f.Size()
+					require.NoError(t, errors.Join(err, f.Close()))
+					require.Equal(t, seg.size, length)
+				}
+			})
+		})
 	}
 }
 
