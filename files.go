@@ -246,8 +246,10 @@ func (f *segmentFile) Truncate(size int64) error {
 	return f.do(func(file vfs.File) error { return file.Truncate(size) })
 }
 
+// Allocate leaves nothing to be flushed: space that is lost is allocated again, and who
+// writes into it says so. Else an idle partition's file would stay open, since this often
+// ends after the last flush.
 func (f *segmentFile) Allocate(off, n int64) error {
-	f.changed()
 	return f.do(func(file vfs.File) error { return file.Allocate(off, n) })
 }
 

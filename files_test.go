@@ -117,6 +117,27 @@ func TestFileOpensAgain(t *testing.T) {
 	require.ErrorIs(t, err, fs.ErrClosed)
 }
 
+// TestAllocatedFileMayBeClosed: space that is set aside behind what was flushed is no
+// reason to keep a file open.
+func TestAllocatedFileMayBeClosed(t *testing.T) {
+	all := newFiles(memfs.New())
+	file, err := all.create("/a")
+	require.NoError(t, err)
+	_, err = file.WriteAt([]byte("abc"), 0)
+	require.NoError(t, err)
+	all.closeUnused()
+	all.closeUnused()
+	require.NotNil(t, file.(*segmentFile).file.Load())
+	require.NoError(t, file.Sync(""))
+	require.NoError(t, file.Allocate(0, 100))
+	all.closeUnused()
+	all.closeUnused()
+	require.Nil(t, file.(*segmentFile).file.Load())
+	size, err := file.Size()
+	require.NoError(t, err)
+	require.Equal(t, int64(100), size)
+}
+
 // TestTooManyOpenFilesHeals lets the process have no descriptor for a while:
 // appends that need one say so, nothing is written, and all go on afterwards.
 func TestTooManyOpenFilesHeals(t *testing.T) {
