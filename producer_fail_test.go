@@ -194,6 +194,36 @@ func TestWhoWaitsForRoomWaitsForMore(t *testing.T) {
 	})
 }
 
+// TestDoneFindsTheRoomOfThoseBefore: two batches end at once, and the buffer has room for
+// three. What the first one's done enqueues takes the third place, what the second one's
+// does that of the first, which has been told of all that it had.
+func TestDoneFindsTheRoomOfThoseBefore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fsys := errfs.New(memfs.New())
+		p := producerOn(t, fsys, "/data", nil, &ProducerOptions{BatchBytes: 1 << 10, BufferBytes: 3600})
+		_, err := p.Send(ctx, to("first"))
+		require.NoError(t, err)
+		fsys.Add(errfs.Rule{Kind: errfs.Sync, Site: siteFlush, Decide: func(errfs.Op) error {
+			time.Sleep(time.Second)
+			return nil
+		}})
+		value := strings.Repeat("x", 1<<10) // a batch each
+		require.NoError(t, p.Enqueue(ctx, to(value), nil))
+		synctest.Wait()
+		var again []error
+		for range 2 { // appended meanwhile, they have the next flush in common
+			require.NoError(t, p.Enqueue(ctx, to(value), func(RecordMetadata, error) {
+				short, cancel := context.WithTimeout(ctx, time.Minute)
+				defer cancel()
+				again = append(again, p.Enqueue(short, to(value), nil))
+			}))
+			synctest.Wait()
+		}
+		require.NoError(t, p.Flush(ctx))
+		require.Equal(t, []error{nil, nil}, again)
+	})
+}
+
 // TestLargeBuffersAreNotKept: a batch takes no more memory than it counts for, also if
 // it was a larger one before.
 func TestLargeBuffersAreNotKept(t *testing.T) {

@@ -212,7 +212,7 @@ func (p *Producer) due(q *sendQueue, now time.Time) (at time.Time, due bool) {
 type sender struct {
 	p      *Producer
 	steps  []sendStep
-	ended  []sendStep // those who wanted to hear of them have; see settle
+	ended  sendStep // who wants to hear of it has; see settle
 	timer  *time.Timer
 	ctx    context.Context // bounds one append
 	cancel context.CancelFunc
@@ -260,9 +260,15 @@ func (s *sender) sleep(now, next time.Time) {
 	p.asleep = false
 }
 
-// take does a step.
+// take does a step. What ended in the one before gives its memory back first: a done of
+// this one may wait for it, and an append may take its time.
 func (s *sender) take(step sendStep) {
 	p, q, b := s.p, step.q, step.batch
+	if s.ended.batch != nil {
+		p.lockSoon()
+		s.settle()
+		p.mu.Unlock()
+	}
 	if !step.send {
 		s.end(q, b, step.err)
 		return
@@ -424,29 +430,22 @@ func (s *sender) end(q *sendQueue, b *sendBatch, err error) {
 			"client", p.opts.ClientID, "topic", q.p.topic.name, "partition", q.p.index, "records", b.count, "err", err)
 	}
 	p.tell(q.p, b, err)
-	if s.ended = append(s.ended, sendStep{q: q, batch: b, err: err}); len(s.ended) >= maxEnded {
-		p.lockSoon()
-		s.settle()
-		p.mu.Unlock()
-	}
+	s.ended = sendStep{q: q, batch: b, err: err}
 }
 
-// maxEnded is how many batches that have ended may keep their memory.
-const maxEnded = 16
-
-// settle gives the memory of batches that have ended back. Called with the producer's lock
-// held, when the goroutine needs that anyway.
+// settle gives the memory of a batch back that has ended. Called with the producer's lock
+// held, when the goroutine needs that anyway, or before the next step.
 func (s *sender) settle() {
-	p := s.p
-	for _, e := range s.ended {
-		if e.err != nil && e.batch.silent > 0 && p.silent == nil {
-			p.silent = e.err
-		}
-		e.q.handed(e.batch)
-		p.free(e.batch)
+	p, e := s.p, s.ended
+	if e.batch == nil {
+		return
 	}
-	clear(s.ended)
-	s.ended = s.ended[:0]
+	s.ended = sendStep{}
+	if e.err != nil && e.batch.silent > 0 && p.silent == nil {
+		p.silent = e.err
+	}
+	e.q.handed(e.batch)
+	p.free(e.batch)
 }
 
 // tell calls hooks and dones, and forgets them.
