@@ -224,6 +224,21 @@ func TestDoneFindsTheRoomOfThoseBefore(t *testing.T) {
 	})
 }
 
+// TestWithoutLingerNothingLingers: a batch that was opened after the goroutine looked at the
+// clock, while it waited for the lock, is due all the same.
+func TestWithoutLingerNothingLingers(t *testing.T) {
+	p := newProducerOn(t, nil, nil)
+	top, err := p.log.Topic("topic")
+	require.NoError(t, err)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	q := &sendQueue{t: &sendTopic{}, p: top.all()[0]}
+	p.openBatch(q, 1<<10)
+	_, due := p.due(q, q.open.since.Add(-time.Microsecond))
+	require.True(t, due)
+	p.free(q.full[0])
+}
+
 // TestLargeBuffersAreNotKept: a batch takes no more memory than it counts for, also if
 // it was a larger one before.
 func TestLargeBuffersAreNotKept(t *testing.T) {

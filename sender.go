@@ -190,7 +190,8 @@ func (p *Producer) overdue(b *sendBatch, now time.Time) error {
 }
 
 // due says whether the next batch of q is to be appended now, and then it is the first of
-// the full ones; or else when to look again. Called with mu held.
+// the full ones; or else when to look again. What is open may have been opened after now,
+// which is from before the goroutine had the lock. Called with mu held.
 func (p *Producer) due(q *sendQueue, now time.Time) (at time.Time, due bool) {
 	switch {
 	case q.open == nil && len(q.full) == 0:
@@ -201,7 +202,7 @@ func (p *Producer) due(q *sendQueue, now time.Time) (at time.Time, due bool) {
 		return time.Time{}, true
 	case len(q.flying) > 0 && len(p.waiters) == 0:
 		return time.Time{}, false // the end of the one before wakes us
-	case p.hurry == 0 && !p.closed && len(p.waiters) == 0 && now.Sub(q.open.since) < p.opts.Linger:
+	case p.opts.Linger > 0 && p.hurry == 0 && !p.closed && len(p.waiters) == 0 && now.Sub(q.open.since) < p.opts.Linger:
 		return q.open.since.Add(p.opts.Linger), false
 	}
 	p.closeOpen(q)
