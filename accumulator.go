@@ -170,7 +170,7 @@ func (t *sendTopic) choose(r *Record) *sendQueue {
 // many bytes it takes if there is not. Called with mu held.
 func (p *Producer) add(q *sendQueue, r *Record, done func(RecordMetadata, error)) (missing int64, err error) {
 	bound := recordBound(r)
-	if b := q.open; b != nil && int64(b.builder.Len())+bound > b.room {
+	if b := q.open; b != nil && (int64(b.builder.Len())+bound > b.room || p.crowded(b, done)) {
 		p.closeOpen(q)
 	}
 	if q.open == nil {
@@ -209,14 +209,26 @@ func (p *Producer) add(q *sendQueue, r *Record, done func(RecordMetadata, error)
 	return 0, nil
 }
 
+// crowded says whether b, which has records, would take too much memory for one more that
+// somebody wants to hear of. For small ones that is the most of it.
+func (p *Producer) crowded(b *sendBatch, done func(RecordMetadata, error)) bool {
+	return len(b.recs) == cap(b.recs) && (done != nil || p.acked) && !p.fits(int64(len(b.recs))*sendRecordSize)
+}
+
+// fits says whether n more bytes keep to BufferBytes, if only to a sixteenth more: what is
+// opened when that much is used shall take more than a record.
+func (p *Producer) fits(n int64) bool {
+	return p.used+n <= p.opts.BufferBytes+p.opts.BufferBytes/16
+}
+
 // openBatch opens a batch that takes size bytes.
 func (p *Producer) openBatch(q *sendQueue, size int64) {
 	b := sendBatches.Get().(*sendBatch)
 	if n := int64(cap(b.buf)); n < size || n > size+size/16 { // no more than it counts for
 		b.buf = make([]byte, 0, size)
 	}
-	if int64(cap(b.recs))*sendRecordSize > size/2 {
-		b.recs = nil // of a producer with larger batches
+	if n := int64(cap(b.recs)) * sendRecordSize; n > size/2 || !p.fits(size+n) {
+		b.recs = nil // of a producer with larger batches, or more room
 	}
 	b.charged = size + int64(cap(b.recs))*sendRecordSize
 	p.used += b.charged

@@ -239,6 +239,31 @@ func TestWithoutLingerNothingLingers(t *testing.T) {
 	p.free(q.full[0])
 }
 
+// TestOpenBatchesKeepToTheBuffer: what dones of small records take, which is more than the
+// records, counts too, also in batches that were opened when there was room; and memory of
+// larger batches is not used again when there is none.
+func TestOpenBatchesKeepToTheBuffer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const parts, buffer = 15, 1 << 20
+		p := producerOn(t, memfs.New(), "/data", &TopicConfig{Partitions: parts, Flush: FlushAsync},
+			&ProducerOptions{Linger: time.Minute, BatchBytes: buffer / 16, BufferBytes: buffer, Partitioner: Manual})
+		heard := 0
+		done := func(RecordMetadata, error) { heard++ } // on one goroutine
+		most := int64(0)
+		for round := range 2 {
+			for i := range parts * 5000 {
+				require.NoError(t, p.Enqueue(ctx, Record{Topic: "topic", Partition: i % parts}, done))
+				p.mu.Lock()
+				most = max(most, p.used)
+				p.mu.Unlock()
+			}
+			require.NoError(t, p.Flush(ctx))
+			require.Equal(t, parts*5000*(round+1), heard)
+		}
+		require.LessOrEqual(t, most, int64(buffer+buffer/10))
+	})
+}
+
 // TestLargeBuffersAreNotKept: a batch takes no more memory than it counts for, also if
 // it was a larger one before.
 func TestLargeBuffersAreNotKept(t *testing.T) {
