@@ -344,11 +344,16 @@ func (p *Partition) extend(seg *segment) {
 }
 
 // setAside allocates the space that large batches come to next. Without it they
-// make the file longer.
+// make the file longer. What is mapped for small ones serves too.
 func (p *Partition) setAside(seg *segment) {
 	m := &seg.mapped
 	p.mu.Lock()
 	pos, unmaps := max(seg.size, m.aside, m.load().end()), m.unmaps
+	if ahead := pos - seg.size; ahead > min(seg.size, maxExtent)/2 {
+		m.aside, m.asideNext = pos, pos-ahead/2
+		p.mu.Unlock()
+		return
+	}
 	m.grown = true
 	p.mu.Unlock()
 

@@ -165,6 +165,32 @@ func TestLargeAppendsFindSpaceSetAside(t *testing.T) {
 	}
 }
 
+// TestMixedAppendsShareTheSpaceAhead: a large batch finds space set aside where it is mapped
+// for small ones; no more is set aside behind that.
+func TestMixedAppendsShareTheSpaceAhead(t *testing.T) {
+	disk, fsys, count := counting()
+	l, p := mappedPart(t, fsys, TopicConfig{})
+	value := make([]byte, 2*maxMappedWrite)
+	most := int64(0)
+	for i := 0; p.active() == nil || p.active().size < 24<<20; i++ {
+		size := maxMappedWrite - 200
+		if i%10 == 9 {
+			size = len(value)
+		}
+		_, err := p.Append(ctx, Record{Value: value[:size]})
+		require.NoError(t, err)
+		l.tasks.Wait()
+		f, err := disk.Open(p.active().file.Name())
+		require.NoError(t, err)
+		length, err := f.Size()
+		require.NoError(t, errors.Join(err, f.Close()))
+		most = max(most, length-p.active().size)
+	}
+	require.Positive(t, count(errfs.Map))
+	require.LessOrEqual(t, most, int64(16<<20)) // docs/FORMAT.md
+	require.NoError(t, l.Close())
+}
+
 // TestGrowingThatBeginsLateIsCut rolls, and closes, while the task that is to allocate
 // space has been started and not begun: nothing of the space is left behind the batches.
 func TestGrowingThatBeginsLateIsCut(t *testing.T) {
