@@ -36,13 +36,14 @@ type ProducerOptions struct {
 	Linger time.Duration
 	// BatchBytes is how large a batch grows, in bytes, before compression, at least 1 KiB;
 	// a larger record is a batch of its own, and a batch that its topic turns out not to
-	// take (MaxMessageBytes is after compression) is sent in parts. Each partition that has something buffered
-	// takes that much of BufferBytes. Default 64 KiB. Kafka: batch.size, 16 KiB there:
-	// there is no network here.
+	// take (MaxMessageBytes is after compression) is sent in parts. Each partition that has
+	// something buffered takes that much of BufferBytes. Default 64 KiB. Kafka: batch.size,
+	// 16 KiB there: there is no network here.
 	BatchBytes int
-	// BufferBytes is how much memory the producer takes for what is not yet sent; who
-	// wants to buffer more waits until a sixteenth of it is free. At least twice
-	// BatchBytes. Default 32 MiB. Kafka: buffer.memory.
+	// BufferBytes is how much memory the producer takes for what is not yet sent, and to
+	// know the callbacks of that, to a tenth more; who wants to buffer more waits until a
+	// sixteenth of it is free. At least twice BatchBytes. Default 32 MiB. Kafka:
+	// buffer.memory.
 	BufferBytes int64
 	// Compression is how batches are compressed, if the topic keeps what producers
 	// send (CompressionProducer). Default CompressionNone. Kafka: compression.type.
