@@ -42,6 +42,9 @@ const (
 	// maxMappings is how many extents a log may have mapped. Kafka maps only its
 	// indexes; the kernel's default limit is 65,530 for the whole process.
 	maxMappings = 4096
+	// maxSettingAside is how many partitions set space aside at a time: each takes a thread
+	// until the disk has done it, and the Go runtime ends a program that has 10,000.
+	maxSettingAside = 8
 )
 
 // extent is a mapped part of a segment's file.
@@ -346,6 +349,11 @@ func (p *Partition) extend(seg *segment) {
 // setAside allocates the space that large batches come to next. Without it they
 // make the file longer. What is mapped for small ones serves too.
 func (p *Partition) setAside(seg *segment) {
+	l := p.topic.log
+	defer l.asides.Add(-1)
+	if l.asides.Add(1) > maxSettingAside {
+		return // the next append asks again
+	}
 	m := &seg.mapped
 	p.mu.Lock()
 	pos, unmaps := max(seg.size, m.aside, m.load().end()), m.unmaps

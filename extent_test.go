@@ -191,6 +191,46 @@ func TestMixedAppendsShareTheSpaceAhead(t *testing.T) {
 	require.NoError(t, l.Close())
 }
 
+// TestFewSetSpaceAsideAtATime: each takes a thread until the disk has done it, and a busy
+// log may have more partitions than the process may have threads. Who does not get his turn
+// asks again with the next append.
+func TestFewSetSpaceAsideAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fsys := errfs.New(memfs.New())
+		l, _ := mappedPart(t, fsys, TopicConfig{})
+		var now, most, all atomic.Int64
+		gate := make(chan struct{})
+		fsys.OnOp(func(op errfs.Op) error {
+			if op.Kind == errfs.Allocate && strings.HasSuffix(op.Name, logSuffix) {
+				n := now.Add(1)
+				most.Store(max(most.Load(), n)) // they come one by one
+				all.Add(1)
+				<-gate
+				now.Add(-1)
+			}
+			return nil
+		})
+		var parts []*Partition
+		for i := range 3 * maxSettingAside {
+			parts = append(parts, partOf(t, l, fmt.Sprint("many", i), async))
+		}
+		appendAll := func() {
+			for _, p := range parts {
+				_, err := p.Append(ctx, Record{Value: make([]byte, 100<<10)})
+				require.NoError(t, err)
+				synctest.Wait()
+			}
+		}
+		appendAll()
+		require.EqualValues(t, maxSettingAside, most.Load())
+		close(gate)
+		synctest.Wait()
+		appendAll()
+		require.GreaterOrEqual(t, all.Load(), int64(len(parts)))
+		require.NoError(t, l.Close())
+	})
+}
+
 // TestGrowingThatBeginsLateIsCut rolls, and closes, while the task that is to allocate
 // space has been started and not begun: nothing of the space is left behind the batches.
 func TestGrowingThatBeginsLateIsCut(t *testing.T) {

@@ -44,6 +44,7 @@ type Log struct {
 	bounds    *bounds
 	mapWrites bool         // the file system takes stores into allocated space
 	mappings  atomic.Int64 // extents that are mapped
+	asides    atomic.Int64 // tasks that set space aside; see maxSettingAside
 	strays    atomic.Bool  // there are directories that are to be removed in time
 	space     *diskSpace
 	seals     sealQueue
