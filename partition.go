@@ -54,7 +54,7 @@ type Partition struct {
 	// cut counts how often the active segment's file was cut, cutFlushed how many of
 	// these a flush has covered.
 	cut, cutFlushed int
-	cutting         bool          // a truncation is under way, as bounds say too
+	cutting         bool          // a truncation is under way, as bounds say too; for changes
 	changing        chan struct{} // closed when the change that is under way has ended; nil if none is
 	moving          chan struct{} // the same of the log start moving; see moveStart
 	asking          chan struct{} // the same of a move that DeleteBefore waits for; see moveStartFor

@@ -179,20 +179,19 @@ func (p *Partition) cutAll(n Offset) cut {
 // lowered to where the log will end, or what is missing would be taken for
 // damage, and bounds say as of a flush that failed that what can be read may not be
 // on the disk: of a process that is killed on the way, the next one shows what it
-// finds, and a power cut would take that back; (2) if somebody may read what is
-// cut, what is kept of that segment is copied, and flushed; (3) what side files
-// know of the batches that are cut is removed, or it would be believed of those
-// that take their places; the epochs that begin there or beyond are dropped, or
-// batches that are appended there next, in an epoch that is kept, would seem to be
-// of one of those; until the batches are gone, recovery finds their epochs in them;
-// (4) the log is shown to end there, so that who finds a file cut or closed looks
-// again; (5) the segments behind are removed, the last one first, and each durably
-// before the next, or one could survive behind a gap; (6) the last one is cut, and
-// flushed, or replaced by its copy, or later batches could be followed by old ones.
+// finds, and a power cut would take that back; (2) if somebody may read what is cut, what is kept of that segment is
+// copied, and flushed; (3) what side files know of the batches that are cut is
+// removed, or it would be believed of those that take their places; the epochs
+// that begin there or beyond are dropped, or batches that are appended there next,
+// in an epoch that is kept, would seem to be of one of those; until the batches
+// are gone, recovery finds their epochs in them; (4) the log is shown to end
+// there, so that who finds a file cut or closed looks again; (5) the segments
+// behind are removed, the last one first, and each durably before the next, or
+// one could survive behind a gap; (6) the last one is cut, and flushed, or
+// replaced by its copy, or later batches could be followed by old ones.
 //
 // Up to step 3 an error leaves all as it was. Afterwards it takes the partition
-// offline. What bounds say meanwhile goes with the next flush of theirs: until then
-// it is less than is true.
+// offline.
 func (p *Partition) truncate(c cut) error {
 	release, err := p.holdFlushes()
 	if err != nil {
@@ -261,9 +260,6 @@ func (p *Partition) prepareCut(c *cut) (epochs *epochCache, err error) {
 	}
 	p.mu.Lock()
 	p.flushed, p.start, p.cutting = flushed, start, false
-	if p.entry != nil { // else bounds had no room to say anything
-		p.setBounds(false)
-	}
 	p.mu.Unlock()
 	return nil, err
 }

@@ -408,61 +408,6 @@ func TestTruncationThatFails(t *testing.T) {
 	}
 }
 
-// While a truncation is under way, bounds say that what can be read may not be on the disk.
-// When it has ended they do not any more, also if a full disk has refused it: then they say
-// what they said.
-func TestTruncationIsNoFailure(t *testing.T) {
-	all := run(0, 1, 30)
-	end := endOf(0, all)
-	for _, test := range []struct {
-		name       string
-		anew, show bool
-		full       vfs.Site // finds a full disk
-		start, end Offset
-	}{
-		{"in place", false, false, "", 0, 54},
-		{"copied", false, true, "", 0, 54},
-		{"anew", true, true, "", 54, 54},
-		{"refused", false, true, siteTruncateEpochs, 0, end},
-		{"refused anew", true, true, siteTruncateEpochs, 0, end},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			disk := memfs.New()
-			fsys := errfs.New(disk)
-			l, err := openTuned(fsys, "/data", nil, againTuning)
-			require.NoError(t, err)
-			p := partOf(t, l, "topic", nil)
-			require.NoError(t, p.becomeReplica(ctx, 0))
-			replicate(t, p, all)
-			if test.show {
-				showAll(t, p)
-			}
-			if test.full != "" {
-				fsys.FailSite(test.full, 1, vfs.ErrNoSpace)
-			}
-			cut := p.truncateTo
-			if test.anew {
-				cut = p.truncateFullyAndStartAt
-			}
-			if err := cut(ctx, 54); test.full != "" {
-				require.ErrorIs(t, err, ErrDiskFull)
-			} else {
-				require.NoError(t, err)
-			}
-			require.Equal(t, test.end, p.Bounds().End)
-			if test.name != "anew" { // that flushes them
-				require.NoError(t, l.bounds.sync(siteBoundsFlush))
-			}
-			require.NoError(t, kill(l))
-			b, err := openBounds(disk.CrashClone(1), "/data", "another boot")
-			require.NoError(t, err)
-			_, part, _ := b.lookup(p.entry.key)
-			require.Equal(t, crashPart{start: test.start, flushed: test.end, ceiling: noCeiling}, part)
-			require.NoError(t, b.close())
-		})
-	}
-}
-
 // A roll that failed leaves a file. A truncation removes it, or the log would
 // end there after opening again.
 func TestTruncationAfterAFailedRoll(t *testing.T) {
