@@ -457,8 +457,10 @@ type beside struct {
 func (m *roMachine) readBeside(r *Log) (all []beside, err error) {
 	m.quiet = true
 	defer func() { m.quiet = false }()
-	for _, rp := range slices.Clone(m.parts) {
+	for _, rp := range m.parts { // one partition's topic may be deleted while another's is read
 		rp.ghost = nil
+	}
+	for _, rp := range slices.Clone(m.parts) {
 		lo := rp.lo
 		got, failed := readBeside(r, rp)
 		all, err = append(all, beside{rp, lo, got}), errors.Join(err, failed)
