@@ -530,8 +530,10 @@ func (p *Partition) scanSegment(s *scan) (err error) {
 				return failed
 			}
 		}
-		if atEnd && (!s.last || s.end >= s.point) {
-			return nil // what is missing at the end of another file shows at the next one
+		if atEnd && (!s.last || s.end >= s.point || s.point <= s.part.start) {
+			// What is missing at the end of another file shows at the next one. What is below the
+			// start is not missed: a file that was deleted may be back, and the one behind it not.
+			return nil
 		}
 		if !atEnd && !isDamage(err) {
 			return err

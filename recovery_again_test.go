@@ -219,3 +219,42 @@ func requireAfterPowerCut(t *testing.T, disk *memfs.FS, want []sent) {
 		require.NoError(t, l.Close())
 	}
 }
+
+// TestDeletedFileIsBackAlone has a power cut bring a file back that was deleted, but not the
+// empty one behind it, whose removal was durable: the directory was not flushed in between.
+// All that the file ever had is below the start, so nothing is missing: the log goes on.
+func TestDeletedFileIsBackAlone(t *testing.T) {
+	for name, cfg := range map[string]*TopicConfig{"sure": nil, "async": async} {
+		t.Run(name, func(t *testing.T) {
+			mem := memfs.New()
+			l, err := open(mem, "/data", nil)
+			require.NoError(t, err)
+			p := partOf(t, l, "topic", cfg)
+			appendValues(t, p, 0, 6)
+			old := make([]byte, batchSize)
+			_, err = p.active().file.ReadAt(old, 0)
+			require.NoError(t, err)
+			require.NoError(t, p.DeleteBefore(ctx, Latest))
+			l.tasks.Wait()
+			require.NoError(t, kill(l))
+			require.NoError(t, mem.Remove("/data/topic-0/"+logFileName(6)))
+			f, err := mem.Create("/data/topic-0/" + logFileName(0))
+			require.NoError(t, err)
+			_, err = f.WriteAt(old, 0)
+			require.NoError(t, errors.Join(err, f.Close()))
+
+			for range 2 {
+				l, err = open(mem, "/data", nil)
+				require.NoError(t, err)
+				p = partOf(t, l, "topic", nil)
+				require.NoError(t, p.damaged)
+				require.GreaterOrEqual(t, p.Bounds().Start, Offset(6))
+				at, err := p.Append(ctx, Record{Value: []byte("next")})
+				require.NoError(t, err)
+				require.GreaterOrEqual(t, at, Offset(6))
+				require.Equal(t, "next", readValues(t, p, at)[0])
+				require.NoError(t, l.Close())
+			}
+		})
+	}
+}
