@@ -13,13 +13,7 @@ const (
 
 // uvarintLen returns how many bytes the unsigned value takes.
 func uvarintLen(u uint64) int {
-	switch {
-	case u < 1<<7:
-		return 1
-	case u < 1<<14:
-		return 2
-	}
-	return int((9*uint(bits.Len64(u)) + 64) / 64)
+	return int((9*uint(bits.Len64(u|1)) + 64) / 64)
 }
 
 func zigzag(v int64) uint64 { return uint64(v)<<1 ^ uint64(v>>63) }
