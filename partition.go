@@ -54,7 +54,7 @@ type Partition struct {
 	// cut counts how often the active segment's file was cut, cutFlushed how many of
 	// these a flush has covered.
 	cut, cutFlushed int
-	cutting         bool          // a truncation is under way, as bounds say too; for changes
+	cutting         bool          // a truncation is under way, as bounds say too
 	changing        chan struct{} // closed when the change that is under way has ended; nil if none is
 	moving          chan struct{} // the same of the log start moving; see moveStart
 	asking          chan struct{} // the same of a move that DeleteBefore waits for; see moveStartFor
@@ -254,10 +254,7 @@ func (e *encoder) encodeAs(recs []Record, cfg *TopicConfig, codec compress.Codec
 	}
 	keyed := cfg.Cleanup.compacts()
 	for i := range recs {
-		ms, err := now, error(nil)
-		if !recs[i].Timestamp.IsZero() {
-			ms, err = millis(recs[i].Timestamp, now)
-		}
+		ms, err := millis(recs[i].Timestamp, now)
 		if keyed && recs[i].Key == nil {
 			err = fmt.Errorf("%w: it has no key, and the topic is compacted", batch.ErrInvalid)
 		}
