@@ -31,10 +31,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"math"
 
 	"github.com/rifflelog/riffle/internal/compress"
+	"github.com/rifflelog/riffle/internal/crc32c"
 )
 
 // Where the fields of a batch begin.
@@ -191,7 +191,7 @@ func (b Batch) Check() error {
 }
 
 func (b Batch) checkCRC() error {
-	if got, want := crc32.Checksum(b[posAttributes:], castagnoli), b.CRC(); got != want {
+	if got, want := crc32c.Checksum(b[posAttributes:]), b.CRC(); got != want {
 		return fmt.Errorf("%w: CRC-32C is %08x, header says %08x", ErrCorrupt, got, want)
 	}
 	return nil

@@ -4,11 +4,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"math"
 	"slices"
 
 	"github.com/rifflelog/riffle/internal/compress"
+	"github.com/rifflelog/riffle/internal/crc32c"
 )
 
 // ErrTooLarge: more bytes than a limit allows. Kafka: MESSAGE_TOO_LARGE.
@@ -213,7 +213,7 @@ func (b *Builder) sumUp() {
 		b.sumAt = math.MaxInt // what is summed is compressed first
 		return
 	}
-	b.sum = crc32.Update(b.sum, castagnoli, b.buf[b.summed:])
+	b.sum = crc32c.Update(b.sum, b.buf[b.summed:])
 	b.summed, b.sumAt = len(b.buf), len(b.buf)+sumStep
 }
 

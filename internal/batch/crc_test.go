@@ -3,7 +3,6 @@ package batch
 import (
 	"bytes"
 	"encoding/binary"
-	"hash/crc32"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -11,19 +10,6 @@ import (
 
 	"github.com/rifflelog/riffle/internal/compress"
 )
-
-// TestCRCOfTwoPieces joins the CRCs of two pieces of any lengths, and compares that with
-// the CRC of both.
-func TestCRCOfTwoPieces(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		first := rapid.SliceOfN(rapid.Byte(), 0, 100).Draw(t, "first")
-		n := rapid.OneOf(rapid.IntRange(0, 300), rapid.IntRange(0, 1<<20)).Draw(t, "length")
-		second := bytes.Repeat([]byte{rapid.Byte().Draw(t, "byte"), 3, 0, 255}, n/4+1)[:n]
-		want := crc32.Checksum(append(bytes.Clone(first), second...), castagnoli)
-		require.Equal(t, want, joined(crc32.Checksum(first, castagnoli), crc32.Checksum(second, castagnoli), n))
-	})
-	require.NotPanics(t, func() { moved(1, MaxInflated) })
-}
 
 // TestBuilderSumsWhatItBuilds builds batches of records of all sizes, with headers or
 // without, one after the other in memory that was used before, beside builders that are

@@ -169,9 +169,12 @@ package group
 import _ "golang.org/x/sys/unix"
 -- internal/batch/batch.go --
 package batch
-import _ "os/exec"
+import (
+	_ "golang.org/x/sys/cpu"
+	_ "os/exec"
+)
 `, []string{
-			"internal/batch/batch.go:2: imports os/exec: outside tests that is for no package here",
+			"internal/batch/batch.go:4: imports os/exec: outside tests that is for no package here",
 			"internal/group/group.go:2: imports golang.org/x/sys/unix: outside tests that is for internal/vfs",
 			"log.go:4: imports os: outside tests that is for internal/vfs and internal/vfs/memfs and internal/vfs/errfs",
 			"log.go:5: imports syscall: outside tests that is for internal/vfs and internal/vfs/memfs",

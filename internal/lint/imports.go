@@ -29,6 +29,7 @@ var kinds = map[string]kind{
 	"internal/invariants":    base,
 	"internal/batch":         pure,
 	"internal/compress":      pure,
+	"internal/crc32c":        pure,
 	"internal/producerstate": pure,
 	"internal/group":         pure,
 	"internal/txn":           pure,
@@ -109,8 +110,9 @@ var systemImports = map[string][]string{
 	"unsafe":           {"internal/vfs", "internal/vfs/memfs", "internal/batch"},
 }
 
-// computing are packages below those of systemImports that only compute.
-var computing = []string{"net/netip", "net/url"}
+// computing are packages below those of systemImports that only compute, or say what the
+// processor can.
+var computing = []string{"net/netip", "net/url", "golang.org/x/sys/cpu"}
 
 // systemFuncs are the functions of path/filepath that ask the operating system,
 // with the directories that may call them.
