@@ -254,15 +254,19 @@ func (e *encoder) encodeAs(recs []Record, cfg *TopicConfig, codec compress.Codec
 	}
 	keyed := cfg.Cleanup.compacts()
 	for i := range recs {
-		ms, err := millis(recs[i].Timestamp, now)
-		if keyed && recs[i].Key == nil {
+		r := &recs[i]
+		if len(r.Headers) == 0 && !keyed && r.Timestamp.IsZero() && e.b.AddSmall(now, r.Key, r.Value) {
+			continue // what most are, in less time
+		}
+		ms, err := millis(r.Timestamp, now)
+		if keyed && r.Key == nil {
 			err = fmt.Errorf("%w: it has no key, and the topic is compacted", batch.ErrInvalid)
 		}
 		if err == nil {
-			err = batch.Add(&e.b, ms, recs[i].Key, recs[i].Value, recs[i].Headers)
+			err = batch.Add(&e.b, ms, r.Key, r.Value, r.Headers)
 		}
 		if err != nil {
-			alone := i == 0 || len(recs[i].Key)+len(recs[i].Value) > most
+			alone := i == 0 || len(r.Key)+len(r.Value) > most
 			return nil, fmt.Errorf("record %d: %w", i, encodeError(err, alone))
 		}
 	}

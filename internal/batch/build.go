@@ -85,16 +85,12 @@ func (b *Builder) Count() int { return int(b.count) }
 // ErrTooLarge, when the batch would pass its limit, nothing is added or
 // allocated; ErrInvalid says that there are more than MaxHeaders headers.
 func Add[H HeaderField](b *Builder, timestamp int64, key, value []byte, headers []H) error {
-	size := 1 // of the count of none
-	if len(headers) == 0 {
-		if b.addSmall(timestamp, key, value) {
-			return nil
-		}
-	} else {
-		var err error
-		if size, err = headersSize(headers); err != nil {
-			return err
-		}
+	if len(headers) == 0 && b.AddSmall(timestamp, key, value) {
+		return nil
+	}
+	size, err := headersSize(headers)
+	if err != nil {
+		return err
 	}
 	i, err := b.add(timestamp, key, value, size)
 	if err != nil {
@@ -165,7 +161,7 @@ func (b *Builder) add(ts int64, key, value []byte, size int) (at int, err error)
 	return i, nil
 }
 
-// Bounds of what addSmall adds: all numbers but the record's length take two bytes at
+// Bounds of what AddSmall adds: all numbers but the record's length take two bytes at
 // most, and that takes two exactly.
 const (
 	smallNumber = 1 << 14
@@ -174,10 +170,10 @@ const (
 	smallHead   = 2 + 1 + 2 + 2 + 2 + 2 + 1 // what such a record has besides key and value
 )
 
-// addSmall is add for most records, in half its time: it returns false, and has done
-// nothing, if this one has numbers that are too large or too small for it. The record has
-// no headers.
-func (b *Builder) addSmall(ts int64, key, value []byte) bool {
+// AddSmall is Add of a record without headers for most, in half its time: it returns false,
+// and has done nothing, if this one has numbers that are too large or too small for it, or
+// would pass the limit.
+func (b *Builder) AddSmall(ts int64, key, value []byte) bool {
 	if b.count == 0 {
 		b.baseTs = ts
 	}
