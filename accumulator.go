@@ -66,12 +66,13 @@ type sendBatch struct {
 	buf     []byte
 	encoded batch.Batch // nil until no more records are taken
 	count   int
-	now     int64     // in ms, when it was opened: of records without a timestamp
-	since   time.Time // the same
-	recs    []sendRecord
-	room    int64 // bytes that it takes, before compression
-	charged int64 // what it counts for in Producer.used
-	silent  int   // records without a done
+	now     int64                                  // in ms, when it was opened: of records without a timestamp
+	since   time.Time                              // the same
+	dones   perRecord[func(RecordMetadata, error)] // who wants to hear of it
+	times   perRecord[int64]                       // where it is not now
+	room    int64                                  // bytes that it takes, before compression
+	charged int64                                  // what it counts for in Producer.used
+	silent  int                                    // records without a done
 
 	end   Offset      // once it is appended
 	round *flushRound // that will commit it; nil if it is committed, or err says why not
@@ -79,15 +80,47 @@ type sendBatch struct {
 	ended chan struct{}
 }
 
-// sendRecord is who wants to hear of a record.
-type sendRecord struct {
-	done  func(RecordMetadata, error)
-	ts    int64
-	index int32 // in the batch
+// perRecord has something of a batch's records, by their number. It ends with the last one
+// that has some: for most batches it is empty, or small against the records.
+type perRecord[T any] []T
+
+// perRecordSize is what one of them takes in memory.
+const perRecordSize = 8
+
+// lacks returns how many entries more it is made for when it gets one for record n.
+func (l perRecord[T]) lacks(n int) int {
+	if n < cap(l) {
+		return 0
+	}
+	return max(2*cap(l), n+1, 4) - cap(l)
 }
 
-// sendRecordSize is what one takes in memory.
-const sendRecordSize = 24
+// set puts v in for record n, behind all that it has; those between have none.
+func (l *perRecord[T]) set(n int, v, none T) {
+	if more := l.lacks(n); more > 0 {
+		*l = append(make([]T, 0, cap(*l)+more), *l...)
+	}
+	for len(*l) < n {
+		*l = append(*l, none)
+	}
+	*l = append(*l, v)
+}
+
+// get returns that of record n.
+func (l perRecord[T]) get(n int, none T) T {
+	if n < len(l) {
+		return l[n]
+	}
+	return none
+}
+
+// part returns those of records first to end, in memory of its own.
+func (l perRecord[T]) part(first, end int) perRecord[T] {
+	return slices.Clone(l[min(first, len(l)):min(end, len(l))])
+}
+
+// size is what it takes in memory.
+func (l perRecord[T]) size() int64 { return int64(cap(l)) * perRecordSize }
 
 var sendBatches = sync.Pool{New: func() any { return new(sendBatch) }}
 
@@ -96,8 +129,23 @@ func (b *sendBatch) reset() {
 	if cap(b.buf) > maxPooled {
 		b.buf = nil
 	}
-	clear(b.recs)
-	*b = sendBatch{builder: b.builder, buf: b.buf[:0], recs: b.recs[:0]}
+	clear(b.dones)
+	*b = sendBatch{builder: b.builder, buf: b.buf[:0], dones: b.dones[:0], times: b.times[:0]}
+}
+
+// lists is what dones and times take in memory.
+func (b *sendBatch) lists() int64 { return b.dones.size() + b.times.size() }
+
+// lacks is how much more they take with a record that somebody wants to hear of, or that
+// has a time.
+func (b *sendBatch) lacks(heard, timed bool) (bytes int64) {
+	if heard {
+		bytes = int64(b.dones.lacks(b.count)) * perRecordSize
+	}
+	if timed {
+		bytes += int64(b.times.lacks(b.count)) * perRecordSize
+	}
+	return bytes
 }
 
 // maxRecordHead is what a record takes besides its bytes, at most: lengths, deltas.
@@ -170,7 +218,7 @@ func (t *sendTopic) choose(r *Record) *sendQueue {
 // many bytes it takes if there is not. Called with mu held.
 func (p *Producer) add(q *sendQueue, r *Record, done func(RecordMetadata, error)) (missing int64, err error) {
 	bound := recordBound(r)
-	if b := q.open; b != nil && (int64(b.builder.Len())+bound > b.room || p.crowded(b, done)) {
+	if b := q.open; b != nil && (int64(b.builder.Len())+bound > b.room || p.crowded(b, r, done)) {
 		p.closeOpen(q)
 	}
 	if q.open == nil {
@@ -188,7 +236,12 @@ func (p *Producer) add(q *sendQueue, r *Record, done func(RecordMetadata, error)
 		p.openBatch(q, size)
 	}
 	b := q.open
-	if r.Key == nil && q.p.topic.config().Cleanup.compacts() {
+	compacts := q.p.topic.config().Cleanup.compacts()
+	if len(r.Headers) == 0 && !compacts && r.Timestamp.IsZero() && b.builder.AddSmall(b.now, r.Key, r.Value) {
+		p.added(q, b, b.now, done) // what most are, in less time
+		return 0, nil
+	}
+	if r.Key == nil && compacts {
 		err = fmt.Errorf("%w: it has no key, and the topic is compacted", batch.ErrInvalid)
 	}
 	ts := b.now
@@ -209,10 +262,11 @@ func (p *Producer) add(q *sendQueue, r *Record, done func(RecordMetadata, error)
 	return 0, nil
 }
 
-// crowded says whether b, which has records, would take too much memory for one more that
-// somebody wants to hear of. For small ones that is the most of it.
-func (p *Producer) crowded(b *sendBatch, done func(RecordMetadata, error)) bool {
-	return len(b.recs) == cap(b.recs) && (done != nil || p.acked) && !p.fits(int64(len(b.recs))*sendRecordSize)
+// crowded says whether b, which has records, would take too much memory for r besides its
+// bytes. For small ones that is no less.
+func (p *Producer) crowded(b *sendBatch, r *Record, done func(RecordMetadata, error)) bool {
+	more := b.lacks(done != nil, !r.Timestamp.IsZero())
+	return more > 0 && !p.fits(more)
 }
 
 // fits says whether n more bytes keep to BufferBytes, if only to a sixteenth more: what is
@@ -227,10 +281,10 @@ func (p *Producer) openBatch(q *sendQueue, size int64) {
 	if n := int64(cap(b.buf)); n < size || n > size+size/16 { // no more than it counts for
 		b.buf = make([]byte, 0, size)
 	}
-	if n := int64(cap(b.recs)) * sendRecordSize; n > size/2 || !p.fits(size+n) {
-		b.recs = nil // of a producer with larger batches, or more room
+	if n := b.lists(); n > size/2 || !p.fits(size+n) {
+		b.dones, b.times = nil, nil // of a producer with larger batches, or more room
 	}
-	b.charged = size + int64(cap(b.recs))*sendRecordSize
+	b.charged = size + b.lists()
 	p.used += b.charged
 	b.since = time.Now()
 	b.now = b.since.UnixMilli()
@@ -261,17 +315,17 @@ func (p *Producer) codecFor(cfg *TopicConfig) (codec compress.Codec, level int) 
 
 // added takes note of a record that was put into b, the open batch of q.
 func (p *Producer) added(q *sendQueue, b *sendBatch, ts int64, done func(RecordMetadata, error)) {
+	if more := b.lacks(done != nil, ts != b.now); more > 0 {
+		b.charged += more
+		p.used += more
+	}
 	if done == nil {
 		b.silent++
+	} else {
+		b.dones.set(b.count, done, nil)
 	}
-	if done != nil || p.acked {
-		if len(b.recs) == cap(b.recs) {
-			b.recs = slices.Grow(b.recs, 1)
-			more := int64(cap(b.recs)-len(b.recs)) * sendRecordSize
-			b.charged += more
-			p.used += more
-		}
-		b.recs = append(b.recs, sendRecord{done, ts, int32(b.count)})
+	if ts != b.now {
+		b.times.set(b.count, ts, b.now)
 	}
 	b.count++
 	if !q.listed {

@@ -259,7 +259,7 @@ func (p *Producer) Enqueue(ctx context.Context, r Record, done func(RecordMetada
 	if err != nil {
 		return sendError(&r, err)
 	}
-	p.mu.Lock()
+	p.lockSoon()
 	defer p.mu.Unlock()
 	q, err := p.route(ctx, &r, part)
 	if err == nil {

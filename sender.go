@@ -51,12 +51,13 @@ func (p *Producer) pokeLocked() {
 	p.poke(true)
 }
 
-// lockTries is how often the goroutine looks whether mu is free before it sleeps until it
-// is: for a microsecond or two.
+// lockTries is how often lockSoon looks whether mu is free before it sleeps until it is: for a
+// microsecond or two.
 const lockTries = 1000
 
-// lockSoon is mu.Lock for the goroutine. Who enqueues without a pause has the lock most of
-// the time, but some 50 ns at a time, and to be woken takes a thousand times as long.
+// lockSoon is mu.Lock for the goroutine, and for who enqueues. That one has the lock most of
+// the time, but some 50 ns at a time, the goroutine a little longer, once a batch. To be woken
+// takes a thousand times as long, and a Lock that spins pauses for a microsecond at a time.
 func (p *Producer) lockSoon() {
 	for range lockTries {
 		if p.mu.TryLock() {
@@ -341,7 +342,6 @@ func (p *Producer) split(q *sendQueue, b *sendBatch) []*sendBatch {
 	}
 	codec, level := p.codecFor(q.p.topic.config())
 	parts := make([]*sendBatch, 0, 2)
-	recs := b.recs
 	for first, end := 0, b.count/2; first < b.count; first, end = end, b.count {
 		part := sendBatches.Get().(*sendBatch)
 		part.builder.Begin(part.buf, codec, level)
@@ -351,16 +351,13 @@ func (p *Producer) split(q *sendQueue, b *sendBatch) []*sendBatch {
 				return nil // what was made is garbage: nobody knows of it
 			}
 		}
-		part.silent = part.count
-		for len(recs) > 0 && int(recs[0].index) < end {
-			rec := recs[0]
-			rec.index -= int32(first)
-			part.recs, recs = append(part.recs, rec), recs[1:]
-			if rec.done != nil {
-				part.silent--
+		part.dones, part.times = b.dones.part(first, end), b.times.part(first, end)
+		for i := range part.count {
+			if part.dones.get(i, nil) == nil {
+				part.silent++
 			}
 		}
-		part.charged = int64(part.builder.Len()) + int64(cap(part.recs))*sendRecordSize
+		part.charged = int64(part.builder.Len()) + part.lists()
 		parts = append(parts, part)
 	}
 	return parts
@@ -451,12 +448,15 @@ func (s *sender) settle() {
 
 // tell calls hooks and dones, and forgets them.
 func (p *Producer) tell(part *Partition, b *sendBatch, err error) {
-	var at told
-	for at.record < len(b.recs) {
-		p.tellFrom(&at, part, b, err)
+	at, end := told{}, len(b.dones)
+	if p.acked {
+		end = b.count
 	}
-	clear(b.recs)
-	b.recs = b.recs[:0]
+	for at.record < end {
+		p.tellFrom(&at, end, part, b, err)
+	}
+	clear(b.dones)
+	b.dones = b.dones[:0]
 }
 
 // told is the next of the caller's functions to call: the record's done comes after the
@@ -465,36 +465,39 @@ type told struct{ record, hook int }
 
 // tellFrom calls what comes from at on, until one panics: that keeps no other from being
 // called, since somebody may wait for it.
-func (p *Producer) tellFrom(at *told, part *Partition, b *sendBatch, err error) {
-	m := RecordMetadata{Topic: part.topic.name, Partition: part.index}
+func (p *Producer) tellFrom(at *told, end int, part *Partition, b *sendBatch, err error) {
+	m := RecordMetadata{Topic: part.topic.name, Partition: part.index, Offset: NoOffset}
 	defer func() {
 		if r := recover(); r != nil {
 			p.panicked(m, r)
 		}
 	}()
-	appendTime := b.encoded != nil && b.encoded.TimestampType() == batch.LogAppendTime
-	for ; at.record < len(b.recs); at.record++ {
-		r := &b.recs[at.record]
-		m.Offset = NoOffset
-		if err == nil && p.opts.Acks != AcksNone {
-			m.Offset = b.end - Offset(b.count) + Offset(r.index)
+	appended := err == nil && p.opts.Acks != AcksNone
+	now, times := b.now, b.times
+	if b.encoded != nil && b.encoded.TimestampType() == batch.LogAppendTime {
+		now, times = b.encoded.MaxTimestamp(), nil
+	}
+	last := now
+	m.Timestamp = time.UnixMilli(now).UTC()
+	for at.record < end {
+		n := at.record
+		if appended {
+			m.Offset = b.end - Offset(b.count) + Offset(n)
 		}
-		ts := r.ts
-		if appendTime {
-			ts = b.encoded.MaxTimestamp()
+		if ts := times.get(n, now); ts != last {
+			last = ts
+			m.Timestamp = time.UnixMilli(ts).UTC()
 		}
-		m.Timestamp = time.UnixMilli(ts).UTC()
 		for p.acked && at.hook < len(p.opts.Hooks) {
 			h := p.opts.Hooks[at.hook].Acked
 			if at.hook++; h != nil {
 				h(m, err)
 			}
 		}
-		if done := r.done; done != nil {
-			r.done = nil
+		*at = told{record: n + 1}
+		if done := b.dones.get(n, nil); done != nil {
 			done(m, err)
 		}
-		at.hook = 0
 	}
 }
 
