@@ -366,10 +366,10 @@ func (p *Partition) openSegments(s *scan) error {
 		return &CorruptError{File: p.path(logFileName(0)), Offset: 0, Next: NoOffset, Err: fs.ErrNotExist}
 	}
 	s.end = s.part.start // which a truncation may have moved
-	if err = p.syncNames(s); errors.Is(err, fs.ErrNotExist) {
+	if err != nil {
 		return nil // there is no directory yet
 	}
-	return err
+	return p.syncNames(s)
 }
 
 // allEmpty says that no file has a byte.
@@ -706,10 +706,11 @@ func (p *Partition) repair(s *scan) error {
 }
 
 // syncNames flushes the directory, if what was found in it may not be durable: a roll that
-// was ended leaves an empty last file, a truncation names that are gone or another file's.
+// was ended leaves an empty last file, a truncation names that are gone or another file's,
+// and an opening that has died in removeLast leaves none.
 func (p *Partition) syncNames(s *scan) error {
-	rolled := len(s.segments) > 0 && s.seg.size == 0
-	if s.damaged != nil || !rolled && !s.part.failed {
+	unsure := len(s.segments) == 0 || s.seg.size == 0
+	if s.damaged != nil || !unsure && !s.part.failed {
 		return nil
 	}
 	return p.topic.log.fs.SyncDir(siteRecoveryDir, p.dir)

@@ -220,6 +220,87 @@ func requireAfterPowerCut(t *testing.T, disk *memfs.FS, want []sent) {
 	}
 }
 
+// TestRemovalThatAKillEndedIsDurable has an opening die when it has removed the last file and
+// before that is durable: a torn one, or the empty one that a deletion has left, behind files
+// whose removal is not durable either. The next opening finds none. Until its first append has a
+// file, a power cut at any operation brings back nothing that is damage beside that.
+func TestRemovalThatAKillEndedIsDurable(t *testing.T) {
+	for _, deleted := range []bool{false, true} {
+		t.Run(fmt.Sprintf("deleted=%t", deleted), func(t *testing.T) {
+			disk := tornAlone(t)
+			if deleted {
+				disk = deletedAndBack(t)
+			}
+			dying := errfs.New(disk)
+			dying.FailSite(siteRecoveryDir, 1, errDead)
+			l, p := openGap(t, dying)
+			require.ErrorIs(t, p.damaged, errDead)
+			require.NoError(t, kill(l))
+			require.Empty(t, batchFiles(t, disk))
+
+			beside := 0 // operations with the next file there
+			fsys := errfs.New(disk)
+			fsys.OnOp(func(op errfs.Op) error {
+				for seed := uint64(0); changes(op) && seed < 16; seed++ {
+					l, p := openGap(t, disk.CrashClone(seed))
+					_, err := p.Append(ctx, Record{})
+					require.NoError(t, err, "power cut before %v, seed %d", op, seed)
+					require.NoError(t, kill(l))
+				}
+				if len(batchFiles(t, disk)) > 0 {
+					beside++
+				}
+				return nil
+			})
+			l, p = openGap(t, fsys)
+			at, err := p.Append(ctx, Record{})
+			require.NoError(t, err)
+			require.Equal(t, Offset(100), at)
+			fsys.OnOp(nil)
+			require.NoError(t, kill(l))
+			require.Greater(t, beside, 1)
+		})
+	}
+}
+
+// tornAlone is a disk with a partition that has one file, with nothing whole in it.
+func tornAlone(t *testing.T) *memfs.FS {
+	disk := afterLoss(t, 0)
+	edit(t, disk, "/data/topic-0/"+logFileName(0), func(f vfs.File, _ int64) error {
+		_, err := f.WriteAt(noise(1, 500), 0)
+		return errors.Join(err, f.Sync(""))
+	})
+	return disk
+}
+
+// deletedAndBack is a disk with a partition of which all was deleted, and a power cut has
+// brought all of its files back.
+func deletedAndBack(t *testing.T) *memfs.FS {
+	disk := memfs.New()
+	l, p := openGap(t, disk)
+	for range 5 {
+		_, err := p.Append(ctx, Record{Value: make([]byte, 3000)})
+		require.NoError(t, err)
+	}
+	require.NoError(t, p.DeleteBefore(ctx, Latest))
+	l.tasks.Wait()
+	require.Equal(t, []Offset{5}, batchFiles(t, disk))
+	require.NoError(t, kill(l))
+	return powerCut(t, disk, func(c *memfs.FS) bool { return len(batchFiles(t, c)) == 4 })
+}
+
+// batchFiles returns the partition's files of batches by their base offsets.
+func batchFiles(t *testing.T, disk vfs.FS) (bases []Offset) {
+	entries, err := disk.ReadDir("/data/topic-0")
+	require.NoError(t, err)
+	for _, e := range entries {
+		if base, ok := parseLogFileName(e.Name); ok {
+			bases = append(bases, base)
+		}
+	}
+	return bases
+}
+
 // TestDeletedFileIsBackAlone has a power cut bring a file back that was deleted, but not the
 // empty one behind it, whose removal was durable: the directory was not flushed in between.
 // All that the file ever had is below the start, so nothing is missing: the log goes on.
