@@ -108,7 +108,7 @@ func (p *Partition) recover() (err error) {
 	if err := p.scanSegments(s); err != nil {
 		return err
 	}
-	if len(s.segments) > 0 && s.damaged == nil && s.end < s.part.start {
+	if len(s.segments) > 0 && s.damaged == nil && (s.end < s.part.start || s.dataEnd() < s.point) {
 		if err := p.goOnAtStart(s); err != nil {
 			return err
 		}
@@ -252,18 +252,25 @@ func (p *Partition) adopt(s *scan) error {
 }
 
 // goOnAtStart has the log go on at its start, if that is not damage: records before
-// it were lost, and nothing is left behind it but what may be torn.
+// it were lost or are deleted, and nothing is left behind it but what may be torn, or
+// the empty file of a first append. The epochs are those that have begun, as if there were
+// no file: what is found of the records says less.
 func (p *Partition) goOnAtStart(s *scan) error {
 	if p.keepTorn(s); s.damaged != nil {
 		return nil
 	}
 	p.reportCut(s)
 	s.end, s.torn = s.part.start, false
+	if !s.whole {
+		p.epochs.replace(s.checkpoint)
+	}
+	p.deleted = append(p.deleted, s.segments[:len(s.segments)-1]...)
+	_ = p.removeDeleted() // as in openSegments
 	return p.removeLast(s)
 }
 
-// removeLast removes the only file. Beside the one that is made next a power cut
-// must not bring it back: its torn end would be damage there.
+// removeLast removes the only file that is left. Beside the one that is made next a power
+// cut must not bring it back: its torn end would be damage there.
 func (p *Partition) removeLast(s *scan) error {
 	s.segments = nil
 	err := errors.Join(s.seg.file.Close(), p.removeSegment(s.seg.base))
@@ -404,7 +411,8 @@ func (p *Partition) checkBase(s *scan) error {
 	}
 	// With nothing in it yet, or a torn first batch. No gap has the recovery point in it.
 	// Of several that have nothing, all but the last were about to be removed.
-	gap := base > s.end && (s.last || s.noMore) && s.before >= s.point
+	// What is below the start is not missed: the file before this one may have been deleted.
+	gap := base > s.end && ((s.last || s.noMore) && s.before >= s.point || s.noMore && s.point <= s.part.start)
 	switch {
 	case err == nil:
 		if err := s.checkEpoch(b); err != nil {

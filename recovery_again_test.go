@@ -339,3 +339,81 @@ func TestDeletedFileIsBackAlone(t *testing.T) {
 		})
 	}
 }
+
+// TestWhatIsBackBelowTheStartChangesNothing deletes all of a partition, and lets any of its files
+// be back without the empty one behind them, alone or beside that of a first append that did not
+// come to its end: the log is what it is with no file at all, its epochs too, and goes on.
+func TestWhatIsBackBelowTheStartChangesNothing(t *testing.T) {
+	for i := range 8 {
+		flush, cut, clean := []FlushPolicy{FlushBeforeAck, FlushAsync}[i%2], i&2 > 0, i&4 > 0
+		t.Run(fmt.Sprintf("%v/cut=%t/clean=%t", flush, cut, clean), func(t *testing.T) {
+			want := ""
+			for _, back := range [][]Offset{{}, {0}, {2}, {0, 2}} {
+				for _, next := range []Offset{NoOffset, 100} {
+					disk := deletedExcept(t, flush, clean, back, next)
+					if cut {
+						disk = disk.CrashClone(1)
+					}
+					l, err := openTuned(disk, "/data", nil, gapTuning)
+					require.NoError(t, err)
+					p := partOf(t, l, "topic", nil)
+					got := fmt.Sprint(p.Bounds(), p.flushed, p.dataEnd, p.epoch, p.epochs.load(), batchFiles(t, disk), p.damaged)
+					if want == "" {
+						want = got
+						require.Equal(t, []epochEntry{{1, 5}}, p.epochs.load())
+					}
+					require.Equal(t, want, got, "files %v and %d", back, next)
+					at, err := p.Append(ctx, Record{})
+					require.NoError(t, err)
+					require.GreaterOrEqual(t, at, Offset(5))
+					require.NoError(t, l.Close())
+					wholeAfter(t, disk, 0)
+				}
+			}
+		})
+	}
+}
+
+// deletedExcept is a disk with a partition of which all of two epochs was deleted, maybe since it
+// was closed, but for files that are back, and an empty one at next.
+func deletedExcept(t *testing.T, flush FlushPolicy, clean bool, back []Offset, next Offset) *memfs.FS {
+	disk := memfs.New()
+	old := map[Offset][]byte{}
+	for _, n := range []int{3, 2} { // two to a file
+		l, err := openTuned(disk, "/data", nil, gapTuning)
+		require.NoError(t, err)
+		p := partOf(t, l, "topic", &TopicConfig{Flush: flush, FlushInterval: Forever, SegmentBytes: 8 << 10})
+		for range n {
+			_, err := p.Append(ctx, Record{Value: make([]byte, 3000)})
+			require.NoError(t, err)
+		}
+		if n == 2 {
+			require.Equal(t, []Offset{0, 2, 4}, segmentBases(p))
+			for _, base := range back {
+				old[base], err = vfs.ReadFile(disk, p.path(logFileName(base)), 1<<20)
+				require.NoError(t, err)
+			}
+			if clean {
+				require.NoError(t, l.Close())
+				l, err = openTuned(disk, "/data", nil, gapTuning)
+				require.NoError(t, err)
+				p = partOf(t, l, "topic", nil)
+			}
+			require.NoError(t, p.DeleteBefore(ctx, Latest))
+		}
+		require.NoError(t, kill(l))
+	}
+	require.Equal(t, []Offset{5}, batchFiles(t, disk))
+	require.NoError(t, disk.Remove("/data/topic-0/"+logFileName(5)))
+	if next != NoOffset {
+		old[next] = nil
+	}
+	for base, data := range old {
+		f, err := disk.Create("/data/topic-0/" + logFileName(base))
+		require.NoError(t, err)
+		_, err = f.WriteAt(data, 0)
+		require.NoError(t, errors.Join(err, f.Sync(""), f.Close()))
+	}
+	require.NoError(t, disk.SyncDir("", "/data/topic-0"))
+	return disk
+}
