@@ -236,6 +236,13 @@ func (f *segmentFile) WriteAt(p []byte, off int64) (int, error) {
 	}
 }
 
+// WriteVec is for large writes: see there.
+func (f *segmentFile) WriteVec(pieces [][]byte, off int64) (n int, err error) {
+	f.changed()
+	err = f.do(func(file vfs.File) error { n, err = file.WriteVec(pieces, off); return err })
+	return n, err
+}
+
 func (f *segmentFile) Size() (size int64, err error) {
 	err = f.do(func(file vfs.File) (err error) { size, err = file.Size(); return err })
 	return size, err

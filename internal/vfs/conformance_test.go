@@ -141,6 +141,7 @@ func TestFilesRefuseWrongUse(t *testing.T) {
 		changes := func(f vfs.File) map[string]error {
 			return map[string]error{
 				"write":    write(f.WriteAt([]byte("x"), 0)),
+				"pieces":   write(f.WriteVec([][]byte{[]byte("x")}, 0)),
 				"truncate": f.Truncate(1),
 				"allocate": f.Allocate(0, 1),
 				"zero":     f.Zero("s", 0, 1),
@@ -151,6 +152,7 @@ func TestFilesRefuseWrongUse(t *testing.T) {
 		for what, err := range map[string]error{
 			"read":           write(f.ReadAt(make([]byte, 1), -1)),
 			"write":          write(f.WriteAt([]byte("x"), -1)),
+			"pieces":         write(f.WriteVec([][]byte{[]byte("x")}, -1)),
 			"truncate":       f.Truncate(-1),
 			"allocate":       f.Allocate(-1, 1),
 			"allocate none":  f.Allocate(0, 0),
@@ -179,6 +181,36 @@ func TestFilesRefuseWrongUse(t *testing.T) {
 		requireClass(t, fs.ErrPermission, maps(f.Map(0, 1, true)), "map")
 		require.NoError(t, f.Close())
 		require.Equal(t, "content", get(t, fsys, name))
+	})
+}
+
+// Pieces are written one behind the other, empty ones and more of them than a system call
+// takes too; they stay what they are.
+func TestPieces(t *testing.T) {
+	onEach(t, func(t *testing.T, fsys vfs.FS, dir string) {
+		f, err := fsys.Create(filepath.Join(dir, "f"))
+		require.NoError(t, err)
+		defer f.Close()
+		var pieces [][]byte
+		want := []byte{0, 0, 0}
+		for i := range 3000 {
+			piece := bytes.Repeat([]byte{byte(i)}, i%7)
+			if i == 1500 {
+				piece = bytes.Repeat([]byte("x"), 100_000)
+			}
+			pieces, want = append(pieces, piece), append(want, piece...)
+		}
+		n, err := f.WriteVec(pieces, 3)
+		require.NoError(t, err)
+		require.Equal(t, len(want)-3, n)
+		require.Equal(t, want[3:], bytes.Join(pieces, nil))
+		got := make([]byte, len(want)+1)
+		n, err = f.ReadAt(got, 0)
+		require.Equal(t, io.EOF, err)
+		require.True(t, bytes.Equal(want, got[:n]))
+		n, err = f.WriteVec(nil, 0)
+		require.NoError(t, err)
+		require.Zero(t, n)
 	})
 }
 

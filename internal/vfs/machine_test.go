@@ -145,8 +145,13 @@ func (m *machine) write(t *rapid.T) {
 	_, f := pick(t, m.files)
 	off, n := aRange(t)
 	p := aBuffer(t, n)
-	a, errA := f.os.WriteAt(p, off)
-	b, errB := f.mem.WriteAt(p, off)
+	write := func(f vfs.File) (int, error) { return f.WriteAt(p, off) }
+	if rapid.Bool().Draw(t, "pieces") {
+		cut := rapid.IntRange(0, len(p)).Draw(t, "cut")
+		write = func(f vfs.File) (int, error) { return f.WriteVec([][]byte{p[:cut], p[cut:]}, off) }
+	}
+	a, errA := write(f.os)
+	b, errB := write(f.mem)
 	m.same(errA, errB)
 	require.Equal(t, a, b)
 	m.compare(f)

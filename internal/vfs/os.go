@@ -182,6 +182,20 @@ func (o *osFile) WriteAt(p []byte, off int64) (int, error) {
 	return n, shortage(err)
 }
 
+func (o *osFile) WriteVec(pieces [][]byte, off int64) (int, error) {
+	size := 0
+	for _, p := range pieces {
+		size += len(p)
+	}
+	if err := o.mayChange("write", off, int64(size)); err != nil {
+		return 0, err
+	}
+	o.growing.RLock()
+	defer o.growing.RUnlock()
+	n, err := o.writeVec(pieces, off)
+	return n, shortage(err)
+}
+
 func (o *osFile) Truncate(size int64) error {
 	if err := o.mayChange("truncate", size, 0); err != nil {
 		return err

@@ -5,8 +5,10 @@ package vfs
 import (
 	"bytes"
 	"errors"
+	"io"
 	"io/fs"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -79,6 +81,40 @@ func (o *osFile) appendZeros(size int64) error {
 		})
 		if err != nil {
 			return err
+		}
+	}
+}
+
+// maxVec is how many pieces the kernel takes in a write: IOV_MAX.
+const maxVec = 1024
+
+func (o *osFile) writeVec(pieces [][]byte, off int64) (written int, err error) {
+	pieces = slices.Clone(pieces) // they are cut below
+	for {
+		for len(pieces) > 0 && len(pieces[0]) == 0 {
+			pieces = pieces[1:]
+		}
+		if len(pieces) == 0 {
+			return written, nil
+		}
+		n := 0
+		err := o.control("write", func(fd int) (err error) {
+			n, err = unix.Pwritev(fd, pieces[:min(len(pieces), maxVec)], off+int64(written))
+			return err
+		})
+		if err == nil && n <= 0 {
+			err = pathError("write", o.f.Name(), io.ErrUnexpectedEOF)
+		}
+		if err != nil {
+			return written, err
+		}
+		written += n
+		for n > 0 {
+			part := min(n, len(pieces[0]))
+			pieces[0], n = pieces[0][part:], n-part
+			if len(pieces[0]) == 0 {
+				pieces = pieces[1:]
+			}
 		}
 	}
 }

@@ -29,6 +29,17 @@ func (o *osFile) allocate(off, n int64) error {
 
 func (o *osFile) zero(off, n int64) error { return o.writeZeros(off, n) }
 
+func (o *osFile) writeVec(pieces [][]byte, off int64) (written int, err error) {
+	for _, p := range pieces {
+		n, err := o.f.WriteAt(p, off+int64(written))
+		written += n
+		if err != nil {
+			return written, err
+		}
+	}
+	return written, nil
+}
+
 func (o *osFile) sync() error { return o.f.Sync() }
 
 func bootID() string { return "" }

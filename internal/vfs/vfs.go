@@ -113,6 +113,9 @@ type File interface {
 	io.ReaderAt
 	io.WriterAt
 	io.Closer
+	// WriteVec is WriteAt of all pieces, one behind the other. Where the platform can, they
+	// are one write: the kernel makes larger pages of it.
+	WriteVec(pieces [][]byte, off int64) (n int, err error)
 	Name() string // as it was opened
 	Size() (int64, error)
 	// Truncate sets the size; what it adds reads as zeros.

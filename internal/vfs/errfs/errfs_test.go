@@ -350,3 +350,18 @@ func TestBlockHoldsOperationsUp(t *testing.T) {
 		require.NoError(t, f.Sync("s"))
 	})
 }
+
+// A write of pieces is one operation, and fails as one: a part of it may be there.
+func TestPartOfPieces(t *testing.T) {
+	e := errfs.New(memfs.New())
+	f := create(t, e, "/f", "......")
+	e.FailKind(errfs.Write, 1, &errfs.Partial{Bytes: 3, Err: vfs.ErrNoSpace})
+	n, err := f.WriteVec([][]byte{[]byte("ab"), []byte("cd")}, 1)
+	require.ErrorIs(t, err, vfs.ErrNoSpace)
+	require.Equal(t, 3, n)
+	require.Equal(t, ".abc..", content(t, e, "/f"))
+	n, err = f.WriteVec([][]byte{[]byte("ab"), []byte("cd")}, 1)
+	require.NoError(t, err)
+	require.Equal(t, 4, n)
+	require.Equal(t, ".abcd.", content(t, e, "/f"))
+}

@@ -2,6 +2,7 @@ package errfs
 
 import (
 	"errors"
+	"slices"
 
 	"github.com/rifflelog/riffle/internal/vfs"
 )
@@ -31,6 +32,14 @@ func (f *file) WriteAt(p []byte, off int64) (int, error) {
 		return writePart(f.inner.WriteAt, p, off, err)
 	}
 	return f.inner.WriteAt(p, off)
+}
+
+func (f *file) WriteVec(pieces [][]byte, off int64) (int, error) {
+	all := slices.Concat(pieces...)
+	if _, err := f.begin(Op{Kind: Write, Off: off, Len: int64(len(all))}); err != nil {
+		return writePart(f.inner.WriteAt, all, off, err)
+	}
+	return f.inner.WriteVec(pieces, off)
 }
 
 func (f *file) Close() error {

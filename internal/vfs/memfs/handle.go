@@ -3,6 +3,7 @@ package memfs
 import (
 	"io/fs"
 	"math"
+	"slices"
 	"sync/atomic"
 
 	"github.com/rifflelog/riffle/internal/vfs"
@@ -51,6 +52,10 @@ func (h *handle) WriteAt(p []byte, off int64) (int, error) {
 		return n, pathError("write", h.name, err)
 	}
 	return n, nil
+}
+
+func (h *handle) WriteVec(pieces [][]byte, off int64) (int, error) {
+	return h.WriteAt(slices.Concat(pieces...), off)
 }
 
 func (h *handle) Truncate(size int64) error {
