@@ -107,7 +107,7 @@ func (p *Partition) lockIf(ctx context.Context, cond Condition, b batch.Batch, n
 	if err := p.lockWithRoom(ctx, b, now); err != nil || cond.kind == always {
 		return err
 	}
-	end := Offset(p.end.Load())
+	end := p.end
 	if end == cond.offset {
 		return nil
 	}

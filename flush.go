@@ -167,7 +167,7 @@ func (p *Partition) flush(round *flushRound) {
 // flushed: within FlushInterval, or at once if much has gathered; and that its
 // ceiling is raised before an append has to wait for that. Called under mu.
 func (p *Partition) flushLater() {
-	if end := Offset(p.end.Load()); p.ceiling-end < p.topic.log.ceilingStep/2 && !p.raising {
+	if end := p.end; p.ceiling-end < p.topic.log.ceilingStep/2 && !p.raising {
 		p.raising = p.topic.log.start(func() { _ = p.raiseCeiling(end) }) // else an append does
 	}
 	if p.unflushed() >= flushAt && p.flushing == (flushQueue{}) {

@@ -299,7 +299,7 @@ func TestEmptyFileBehindAGapIsNoDamage(t *testing.T) {
 		}
 		fsys := errfs.New(disk)
 		l, p = openGap(t, fsys)
-		noSpaceFor(fsys, p.path(logFileName(Offset(p.end.Load()))))
+		noSpaceFor(fsys, p.path(logFileName(p.end)))
 		require.LessOrEqual(t, p.entry.part.flushed, Offset(1))
 		_, err = p.Append(ctx, big)
 		require.ErrorIs(t, err, ErrDiskFull)

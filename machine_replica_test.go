@@ -161,7 +161,7 @@ func (m *machine) replicateSome(t *rapid.T) error {
 // them. No two leaders have an epoch, so what was sent in one is not sent otherwise.
 func (m *machine) encodeSent(r *machineReplica, p *Partition, sends []machineSent) (set []byte, batches [][]model.Record) {
 	p.mu.Lock()
-	base, last := Offset(p.end.Load()), p.epoch
+	base, last := p.end, p.epoch
 	p.mu.Unlock()
 	for _, s := range sends {
 		epoch := max(last, 0) + s.epochs

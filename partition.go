@@ -63,6 +63,7 @@ type Partition struct {
 	mustRoll        bool          // a roll has failed on its way
 	unfinished      Offset        // of a file that was begun and is no segment yet, or NoOffset; for changes
 	start           Offset        // of the log, as bounds have it or are to have it
+	end             Offset        // of the log, where the next record goes
 	dataEnd         Offset        // after the last batch: below end in a gap
 	epoch           int32         // of batches that are appended; until begun the highest known, or noEpoch
 	entry           *boundsEntry  // nil until there is a directory
@@ -89,8 +90,9 @@ type Partition struct {
 	// cuts counts the changes by which bounds may go back, twice each: it is odd
 	// while one is being made. Changed under mu. See snapshot.
 	cuts atomic.Int64
-	// end is the offset of the next record. Changed under mu.
-	end atomic.Int64
+	// shownEnd is the log end where that is not the high watermark, else at most that: see
+	// logEnd. Changed under mu. Invariant: shownEnd <= end.
+	shownEnd atomic.Int64
 	// highWatermark is the end of what is committed. Changed under mu, after
 	// the segment's committed and after segs: a reader that sees it finds the
 	// bytes. Invariant: highWatermark <= end.
@@ -364,7 +366,7 @@ func (p *Partition) appendAhead(ctx context.Context, b batch.Batch, now int64, e
 // appendLocked gives b the next offsets and the epoch, and writes it. Called
 // under mu, which it releases if it panics.
 func (p *Partition) appendLocked(b batch.Batch) (base Offset, unmapped extents, err error) {
-	base = Offset(p.end.Load())
+	base = p.end
 	b.SetBaseOffset(int64(base))
 	b.SetLeaderEpoch(p.epoch)
 	unmapped, err = p.appendRaw(b)
@@ -386,14 +388,18 @@ func (p *Partition) appendRaw(b batch.Batch) (unmapped extents, err error) {
 		p.cut++
 		err = p.writeFailed(err)
 	} else {
-		end := Offset(b.NextOffset())
-		p.end.Store(int64(end))
-		p.dataEnd = end
+		p.end = Offset(b.NextOffset())
+		p.dataEnd = p.end
 		p.count().appended(b.Count(), len(b))
-		if p.topic.config().Flush == FlushAsync {
-			p.commit(end, seg, seg.size)
+		async := p.topic.config().Flush == FlushAsync
+		if !async || p.replica { // else the high watermark shows it
+			p.setEnd(p.end)
+		}
+		if async {
 			p.flushLater()
 			p.growSoon(len(b))
+			// Last: a store that others may see waits until those of b are done.
+			p.commit(p.end, seg, seg.size)
 		}
 	}
 	ok = true
@@ -416,7 +422,7 @@ func (p *Partition) lockWithRoom(ctx context.Context, b batch.Batch, now int64) 
 		}
 		// A change may go on when ctx has ended and b is its owner's again, so it gets
 		// what it needs of b now.
-		end := Offset(p.end.Load())
+		end := p.end
 		epoch, base, next := b.LeaderEpoch(), Offset(b.BaseOffset()), end+Offset(b.Count())
 		var change func() error
 		switch {
@@ -521,11 +527,26 @@ func (p *Partition) commit(end Offset, seg *segment, size int64) {
 	if p.replica {
 		return
 	}
-	invariants.Check(end <= Offset(p.end.Load()) && int64(end) >= p.highWatermark.Load(),
-		"high watermark from %d to %d, log end %d", p.highWatermark.Load(), end, p.end.Load())
+	invariants.Check(end <= p.end && int64(end) >= p.highWatermark.Load(),
+		"high watermark from %d to %d, log end %d", p.highWatermark.Load(), end, p.end)
 	seg.committed.Store(size)
 	p.highWatermark.Store(int64(end))
 	p.publishSoon()
+}
+
+// setEnd sets the log end. An append that is committed at once does without it: the high
+// watermark shows the end, and each store that others may see takes its time. Called
+// under mu.
+func (p *Partition) setEnd(o Offset) {
+	p.end = o
+	p.shownEnd.Store(int64(o))
+}
+
+// logEnd is the log end for who does not hold mu. Of shownEnd and the high watermark
+// neither is beyond it, and one of them is it: before the high watermark is lowered
+// below it, shownEnd is set.
+func (p *Partition) logEnd() Offset {
+	return Offset(max(p.shownEnd.Load(), p.highWatermark.Load()))
 }
 
 // wake lets the loops that wait at the high watermark look again.
@@ -621,7 +642,7 @@ func (p *Partition) flushRest() error {
 	p.mu.Unlock()
 	err := p.fix(p.active())
 	p.mu.Lock()
-	err = errors.Join(err, p.unlockAndFlush(context.Background(), Offset(p.end.Load())))
+	err = errors.Join(err, p.unlockAndFlush(context.Background(), p.end))
 	if err != nil {
 		return p.error("close", err)
 	}
@@ -649,7 +670,7 @@ func (p *Partition) awaitFlushes() {
 func (p *Partition) markClean() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.begun && p.failed == nil && p.flushed == Offset(p.end.Load()) {
+	if p.begun && p.failed == nil && p.flushed == p.end {
 		p.setBounds(true)
 	}
 }

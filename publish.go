@@ -3,6 +3,8 @@ package riffle
 import (
 	"sync"
 	"time"
+
+	"github.com/rifflelog/riffle/internal/invariants"
 )
 
 // publishDelay is how long a commit waits for others until other processes are
@@ -98,6 +100,7 @@ func (l *Log) tell() { l.publishFailed(l.bounds.tell()) }
 
 // publish shows other processes the partition as it is. Called under mu.
 func (p *Partition) publish() {
+	invariants.Check(p.logEnd() == p.end, "log end %d is shown as %d", p.end, p.logEnd())
 	if p.isShown() {
 		p.topic.log.publishFailed(p.entry.publish(p.bounds()))
 	}

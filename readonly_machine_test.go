@@ -279,7 +279,7 @@ func (m *roMachine) appendTo(rp *roPart, sizes []int) error {
 	p := m.writerPart(rp)
 	var recs []Record
 	had := len(rp.want)
-	end := Offset(p.end.Load())
+	end := p.end
 	for _, size := range sizes {
 		m.sent++
 		value := fmt.Sprintf("%08d%*s", m.sent, size, "")

@@ -142,7 +142,7 @@ func (p *Partition) recover() (err error) {
 	p.keepEpochs(s)
 	p.asked = s.part.ceiling
 	p.damaged = s.damaged
-	p.end.Store(int64(end))
+	p.setEnd(end)
 	p.highWatermark.Store(int64(end))
 	return nil
 }

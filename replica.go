@@ -51,7 +51,7 @@ func (p *Partition) snapshot() snapshot {
 func (p *Partition) loadSnapshot() (s snapshot) {
 	s.cuts = p.cuts.Load()
 	s.highWatermark = Offset(p.highWatermark.Load())
-	s.segs, s.end = p.segs.Load(), Offset(p.end.Load())
+	s.segs, s.end = p.segs.Load(), p.logEnd()
 	return s
 }
 
@@ -95,7 +95,7 @@ func (p *Partition) changeAlone(ctx context.Context, change func() error) error 
 func (p *Partition) becomeReplica(ctx context.Context, highWatermark Offset) error {
 	err := p.changeAlone(ctx, func() error {
 		p.takeBack()
-		if p.dataEnd == Offset(p.end.Load()) {
+		if p.dataEnd == p.end {
 			return nil
 		}
 		c, err := p.findCut(p.dataEnd)
@@ -129,6 +129,7 @@ func (p *Partition) takeBack() {
 			seg.lent = max(seg.lent, seg.committed.Swap(0))
 		}
 	}
+	p.setEnd(p.end) // which the high watermark does not show any more
 	p.highWatermark.Store(int64(p.start))
 }
 
@@ -149,7 +150,7 @@ func (p *Partition) appendReplica(ctx context.Context, set []byte) (end Offset, 
 		p.countError()
 		err = p.error("append", err)
 	}
-	return Offset(p.end.Load()), err
+	return p.logEnd(), err
 }
 
 func (p *Partition) appendSet(ctx context.Context, set []byte) error {
@@ -188,7 +189,7 @@ func (p *Partition) appendSet(ctx context.Context, set []byte) error {
 // them can be appended.
 func (p *Partition) checkSet(set []byte) (whole []byte, next Offset, err error) {
 	p.mu.Lock()
-	end, epoch := Offset(p.end.Load()), p.epoch
+	end, epoch := p.end, p.epoch
 	p.mu.Unlock()
 	n, after, err := batch.Replicated(set, int64(end))
 	for rest := set[:n]; err == nil && len(rest) > 0; {
@@ -226,7 +227,7 @@ func (p *Partition) accepts(b batch.Batch) error {
 	case !given || p.changing != nil: // it is asked again after the change
 		return nil
 	}
-	return goesOn(Offset(p.end.Load()), p.epoch, b)
+	return goesOn(p.end, p.epoch, b)
 }
 
 // setHighWatermark commits the batches before o, as the leader has, and returns

@@ -671,6 +671,50 @@ func TestBecomingAReplicaWakesWhoWaits(t *testing.T) {
 	})
 }
 
+// The log end is shown at every moment, with nobody waiting for the lock: whether the
+// high watermark is that, or less, or goes back since the partition becomes a replica.
+// Who looks finds it never below the high watermark, and going back only by a cut.
+func TestLogEndAtEveryMoment(t *testing.T) {
+	for name, cfg := range bothPolicies {
+		t.Run(name, func(t *testing.T) {
+			p := partOf(t, openAt(t, memfs.New(), "/data", nil), "topic", cfg)
+			done := make(chan struct{})
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				var last snapshot
+				for range until(done) {
+					s := p.snapshot()
+					if s.end < s.highWatermark || s.end < last.end && s.cuts == last.cuts {
+						t.Errorf("log end %d, high watermark %d; log end before: %d", s.end, s.highWatermark, last.end)
+						return
+					}
+					last = s
+				}
+			})
+			shown := func(hw, end Offset) {
+				t.Helper()
+				require.Equal(t, Bounds{LastStable: hw, HighWatermark: hw, End: end}, p.Bounds())
+			}
+			for i := range 60 {
+				appendValues(t, p, i, i+1)
+				shown(Offset(i+1), Offset(i+1))
+			}
+			require.NoError(t, p.becomeReplica(ctx, 50))
+			shown(50, 60)
+			for _, s := range run(60, 1, 30) {
+				replicate(t, p, []sent{s})
+				shown(50, s.next())
+			}
+			showAll(t, p)
+			shown(120, 120)
+			require.NoError(t, p.truncateTo(ctx, 70))
+			shown(69, 69) // the batch that 70 is in goes as a whole
+			close(done)
+			wg.Wait()
+		})
+	}
+}
+
 // Who follows sees records when they are committed, not when they are there.
 func TestFollowAReplica(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -110,7 +110,7 @@ func (e *expiry) begin() bool {
 		return false
 	}
 	e.cuts, e.segs, e.active = p.cuts.Load(), segs.list, segs.active()
-	e.highWatermark, e.end = Offset(p.highWatermark.Load()), Offset(p.end.Load())
+	e.highWatermark, e.end = Offset(p.highWatermark.Load()), p.end
 	e.activeSize, e.activeTime = e.active.size, e.active.maxTimestamp
 	if e.cfg.RetentionBytes != NoLimit {
 		for _, seg := range e.segs {

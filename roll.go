@@ -107,7 +107,7 @@ func (p *Partition) beginAppending(given int32, base Offset) error {
 	if given != noEpoch {
 		return p.begin(base, given)
 	}
-	return p.begin(Offset(p.end.Load()), p.nextEpoch())
+	return p.begin(p.end, p.nextEpoch())
 }
 
 // begin is beginAppending, where the log goes on at end in an epoch.
@@ -164,7 +164,7 @@ func (p *Partition) showBegun(old, next *segment, end Offset) {
 		p.highWatermark.Store(int64(end))
 	}
 	p.segs.Store(segs)
-	p.end.Store(int64(end))
+	p.setEnd(end)
 }
 
 // segmentToBegin makes the segment that the log goes on with at end, and its
@@ -299,7 +299,7 @@ func (p *Partition) raiseCeiling(o Offset) error {
 // since a flush of the file alone would not save it; (4) only then it takes
 // batches.
 func (p *Partition) roll() error {
-	segs, end := p.segs.Load(), Offset(p.end.Load())
+	segs, end := p.segs.Load(), p.end
 	if err := p.fix(segs.active()); err != nil {
 		return err
 	}

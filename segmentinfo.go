@@ -28,7 +28,7 @@ type SegmentInfo struct {
 func (p *Partition) Segments() []SegmentInfo {
 	_ = p.catchUp(context.Background()) // reading says what is wrong
 	p.mu.Lock()
-	segs, end := p.segs.Load(), Offset(p.end.Load())
+	segs, end := p.segs.Load(), p.end
 	if segs == nil {
 		p.mu.Unlock()
 		return nil

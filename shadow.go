@@ -552,7 +552,7 @@ func (p *Partition) show(to target, set shadowSet) {
 	hw := max(set.hw, start)
 	p.start = start
 	p.flushed, p.flushedSize = hw, p.activeSize()
-	p.end.Store(int64(max(hw, to.End)))
+	p.setEnd(max(hw, to.End))
 	p.highWatermark.Store(int64(hw))
 	if set.whole {
 		p.cuts.Add(1)

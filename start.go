@@ -137,7 +137,7 @@ func (p *Partition) moveStart(to Offset, reason string) error {
 }
 
 func (p *Partition) tryToMoveStart(to Offset, reason string) error {
-	if err := p.makeWay(func() bool { return to >= Offset(p.end.Load()) }); err != nil {
+	if err := p.makeWay(func() bool { return to >= p.end }); err != nil {
 		return err
 	}
 	begun, err := p.beginMove(to)
@@ -170,7 +170,7 @@ func (p *Partition) makeWay(all func() bool) error {
 	}
 	return p.changeAlone(context.Background(), func() error {
 		if begin && !p.begun {
-			if err := p.begin(Offset(p.end.Load()), p.nextEpoch()); err != nil {
+			if err := p.begin(p.end, p.nextEpoch()); err != nil {
 				return err
 			}
 		}

@@ -98,7 +98,7 @@ func (p *Partition) changeReplica(ctx context.Context, n Offset, find func() (cu
 func (p *Partition) findCut(n Offset) (c cut, err error) {
 	segs := p.segs.Load()
 	if segs == nil {
-		return p.cutAll(min(n, Offset(p.end.Load()))), nil
+		return p.cutAll(min(n, p.end)), nil
 	}
 	if n < segs.start() {
 		return p.cutAll(n), nil
@@ -431,7 +431,7 @@ func (p *Partition) publishCut(c cut, epochs *epochCache) {
 		p.begun, hw = false, c.end
 	}
 	p.highWatermark.Store(int64(hw))
-	p.end.Store(int64(c.end))
+	p.setEnd(c.end)
 	p.dataEnd, p.flushedSize = c.end, min(p.flushedSize, p.activeSize())
 	p.cuts.Add(1)
 	p.mu.Unlock()
