@@ -6,8 +6,6 @@ import (
 	"path/filepath"
 	"sync/atomic"
 	"time"
-
-	"github.com/rifflelog/riffle/internal/batch"
 )
 
 const (
@@ -18,6 +16,9 @@ const (
 	// creditTime is how old that look may be, on the clock that batches are
 	// stamped with.
 	creditTime = time.Second
+	// creditPiece is how much of it a partition draws at a time, for a hundred small
+	// appends.
+	creditPiece = 16 << 10
 	// maxReserve keeps sums from overflowing; no disk has as much.
 	maxReserve = 1 << 60
 )
@@ -38,8 +39,9 @@ type diskSpace struct {
 	log  *Log
 	keep int64 // Options.DiskReserve
 
-	credit atomic.Int64 // bytes that may be appended without a look; negative if they are used up
-	looked atomic.Int64 // when, in milliseconds
+	// last is the last look. Another one takes its place as a whole, so that what was drawn
+	// on the one before can be told.
+	last atomic.Pointer[diskLook]
 
 	// turn is held by whoever looks, makes or removes the file, and guards what
 	// follows. It is a channel, since it is waited for while the disk works.
@@ -50,25 +52,67 @@ type diskSpace struct {
 }
 
 func newDiskSpace(l *Log) *diskSpace {
-	return &diskSpace{log: l, keep: min(l.opts.DiskReserve, maxReserve), turn: make(chan struct{}, 1)}
+	s := &diskSpace{log: l, keep: min(l.opts.DiskReserve, maxReserve), turn: make(chan struct{}, 1)}
+	s.last.Store(new(diskLook))
+	return s
 }
 
-// spaceFor returns ErrDiskFull if the disk has no room for an append of b. What
-// is the log's own may use the reserve. A reason that will last comes first.
-func (p *Partition) spaceFor(b batch.Batch, now int64) error {
-	if p.topic.internal {
-		return nil
+// draw takes n bytes for an append of users'. It returns false if the free space has to be
+// looked at. Called under mu.
+//
+// The credit is all partitions', and each would wait for the others' drawing. So p draws a
+// creditPiece at a time, and what it has not used is worth nothing after another look:
+// that gives a credit anew.
+func (p *Partition) draw(n, now int64) bool {
+	s := p.topic.log.space
+	if s.keep == NoLimit || p.topic.internal { // what is the log's own may use the reserve
+		return true
 	}
-	err := p.topic.log.space.admit(int64(len(b)), now)
-	if err == nil {
-		return nil
+	look := s.last.Load()
+	if !look.isFresh(now) {
+		return false
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if lasting := p.writable(); lasting != nil {
-		return lasting
+	if p.drawnOn != look {
+		p.drawn, p.drawnOn = 0, look
 	}
-	return err
+	if more := n - p.drawn; more > 0 {
+		p.drawn += look.draw(more, max(more, creditPiece))
+	}
+	if p.drawn < n {
+		return false
+	}
+	p.drawn -= n
+	return true
+}
+
+// diskLook is a look at the free space.
+type diskLook struct {
+	at     int64        // when, in milliseconds
+	credit atomic.Int64 // bytes that may be appended without another look
+}
+
+// isFresh says that the look is new enough. Clocks go back at times, and goroutines
+// are late.
+func (k *diskLook) isFresh(now int64) bool {
+	age := now - k.at
+	return -creditTime.Milliseconds() < age && age < creditTime.Milliseconds()
+}
+
+// draw takes most bytes from the credit, or if there are not as many, n. It returns how
+// many it has taken, 0 if there are not even n.
+func (k *diskLook) draw(n, most int64) int64 {
+	for {
+		left := k.credit.Load()
+		if left < most {
+			most = n
+		}
+		if left < most {
+			return 0
+		}
+		if k.credit.CompareAndSwap(left, left-most) {
+			return most
+		}
+	}
 }
 
 // admit returns ErrDiskFull if n more bytes would leave less than the reserve.
@@ -79,11 +123,10 @@ func (s *diskSpace) admit(n, now int64) error {
 	return s.look(n, now)
 }
 
-// draw takes n bytes from the credit, if that is new enough and large enough.
-// Clocks go back at times, and goroutines are late.
+// draw takes n bytes from the credit of the last look, if that is new enough.
 func (s *diskSpace) draw(n, now int64) bool {
-	age := now - s.looked.Load()
-	return -creditTime.Milliseconds() < age && age < creditTime.Milliseconds() && s.credit.Add(-n) >= 0
+	look := s.last.Load()
+	return look.isFresh(now) && look.draw(n, n) == n
 }
 
 // look is admit by what is really free. A file system that does not say stops
@@ -99,11 +142,12 @@ func (s *diskSpace) look(n, now int64) error {
 		return nil
 	}
 	room := s.room(space.Free) - n
+	look := &diskLook{at: now}
+	look.credit.Store(min(max(room, 0)/4, maxCredit))
+	s.last.Store(look) // also if it is full: nothing is left of the credit before
 	if room < 0 {
 		return s.full(space.Free)
 	}
-	s.credit.Store(min(room/4, maxCredit))
-	s.looked.Store(now)
 	if !s.held && !s.making {
 		s.making = s.log.start(s.allocateAgain)
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -56,6 +57,9 @@ func fill(p *Partition) (n int, err error) {
 	return n - 1, err
 }
 
+// left is what is left of the credit of the last look, and of what p has drawn on it.
+func left(p *Partition) int64 { return p.topic.log.space.last.Load().credit.Load() + p.drawn }
+
 // TestDiskReserveStopsAppends fills the disk: appends are refused before they
 // would leave less than the reserve, and while that is so; topics can still be
 // created; with room, the next append goes on. What was refused is not there.
@@ -65,7 +69,7 @@ func TestDiskReserveStopsAppends(t *testing.T) {
 	p := partOf(t, l, "topic", nil)
 	_, err := p.Append(ctx, Record{Value: make([]byte, 1000)})
 	require.NoError(t, err)
-	l.space.credit.Store(0)
+	l.space.last.Store(new(diskLook))
 	m.SetFree(testKeep + 100_000)
 	n, err := fill(p)
 	require.InDelta(t, 93, n, 5, "about 100,000 bytes, in pages")
@@ -100,7 +104,7 @@ func TestLastingErrorsComeBeforeAFullDisk(t *testing.T) {
 	l := openKeeping(t, m, testKeep)
 	p := partOf(t, l, "topic", nil)
 	appendValues(t, p, 0, 1)
-	l.space.credit.Store(0)
+	l.space.last.Store(new(diskLook))
 	m.SetFree(0)
 	p.mu.Lock()
 	p.fail(errors.New("broken"))
@@ -124,7 +128,7 @@ func TestCreditGrowsOld(t *testing.T) {
 		m.SetFree(testKeep + 401_000)
 		appendValues(t, p, 0, 3)
 		require.Equal(t, 1, looks)
-		require.InDelta(t, 100_000, l.space.credit.Load(), 1000)
+		require.InDelta(t, 100_000, left(p), 1000)
 		m.SetFree(20_000)
 		appendValues(t, p, 3, 5) // on credit
 		<-time.After(creditTime)
@@ -135,15 +139,15 @@ func TestCreditGrowsOld(t *testing.T) {
 		m.SetFree(1 << 40)
 		appendValues(t, p, 5, 7)
 		require.Equal(t, 3, looks)
-		require.InDelta(t, maxCredit, l.space.credit.Load(), 1000)
+		require.InDelta(t, maxCredit, left(p), 1000)
 		now := time.Now().UnixMilli()
-		l.space.looked.Store(now + creditTime.Milliseconds())
+		l.space.last.Load().at = now + creditTime.Milliseconds()
 		appendValues(t, p, 7, 8)
 		require.Equal(t, 4, looks)
-		require.Equal(t, now, l.space.looked.Load())
+		require.Equal(t, now, l.space.last.Load().at)
 
 		fsys.FailKind(errfs.Space, 1, nil)
-		l.space.credit.Store(0)
+		l.space.last.Store(new(diskLook))
 		appendValues(t, p, 8, 9) // what is not known stops nobody
 		require.Equal(t, 5, looks)
 	})
@@ -291,7 +295,7 @@ func TestConcurrentAppendsKeepTheReserve(t *testing.T) {
 	for p := range top.Partitions() {
 		appendValues(t, p, 0, 1)
 	}
-	l.space.credit.Store(0)
+	l.space.last.Store(new(diskLook))
 	m.SetFree(testKeep + 500_000)
 	var wg sync.WaitGroup
 	for p := range top.Partitions() {
@@ -304,6 +308,64 @@ func TestConcurrentAppendsKeepTheReserve(t *testing.T) {
 	wg.Wait()
 	require.Greater(t, free(t, m), int64(testKeep-8*2*4096))
 	require.Less(t, free(t, m), int64(testKeep+8*4096))
+}
+
+// TestPiecesOfACredit: partitions that draw at once admit no more on a look than its
+// credit, and leave at most a piece each of it unused. Drawn one by one it would all be
+// used, but for the append that does not fit.
+func TestPiecesOfACredit(t *testing.T) {
+	const credit, largest = 64<<20 + creditPiece/2, 3000
+	l := openKeeping(t, memfs.New(), testKeep)
+	top, err := l.CreateTopic(ctx, "topic", &TopicConfig{Partitions: 8})
+	require.NoError(t, err)
+	look := &diskLook{at: 1}
+	look.credit.Store(credit)
+	l.space.last.Store(look)
+	var sum atomic.Int64
+	var wg sync.WaitGroup
+	for p := range top.Partitions() {
+		wg.Go(func() {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			for n := int64(p.index + 1); p.draw(n, 1); n = n*7%largest + 1 {
+				sum.Add(n)
+			}
+		})
+	}
+	wg.Wait()
+	require.LessOrEqual(t, sum.Load(), int64(credit))
+	require.GreaterOrEqual(t, sum.Load(), int64(credit-8*max(creditPiece, largest)))
+	require.Less(t, look.credit.Load(), int64(largest), "less than a piece is drawn too")
+	large := int64(creditPiece + 1)
+	l.space.last.Store(&diskLook{at: 1})
+	l.space.last.Load().credit.Store(large)
+	p := partitionOf(l, "topic")
+	require.True(t, p.draw(large, 1))
+	require.False(t, p.draw(1, 1))
+}
+
+// TestAnotherLookEndsACredit: what a partition has drawn and not used is worth nothing
+// once somebody has found the disk full, in the same millisecond too.
+func TestAnotherLookEndsACredit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := memfs.New()
+		l := openKeeping(t, m, testKeep)
+		p, other := partOf(t, l, "topic", nil), partOf(t, l, "other", nil)
+		appendValues(t, other, 0, 1)
+		l.space.last.Store(new(diskLook))
+		m.SetFree(testKeep + 400_000)
+		appendValues(t, p, 0, 2) // the second one draws
+		credit := l.space.last.Load().credit.Load()
+		appendValues(t, p, 2, 50)
+		require.Equal(t, credit, l.space.last.Load().credit.Load(), "one piece serves many")
+		require.Greater(t, p.drawn, int64(creditPiece/2))
+		m.SetFree(testKeep - 1)
+		appendValues(t, p, 50, 51) // on credit
+		_, err := other.Append(ctx, Record{Value: make([]byte, 100_000)})
+		require.ErrorIs(t, err, ErrDiskFull)
+		_, err = p.Append(ctx, Record{})
+		require.ErrorIs(t, err, ErrDiskFull)
+	})
 }
 
 // TestReserveServesAllWhoNeedIt: who finds the disk full while somebody else gives the

@@ -74,9 +74,11 @@ type Partition struct {
 	raising        bool        // in the background
 	timer          *time.Timer // runs while a FlushAsync partition has unflushed bytes or is mapped
 	timed          bool
-	counts         *counts // nil until there is something to count
-	replica        bool    // its batches and its high watermark come from a leader
-	listed         bool    // other processes are to be shown what was committed
+	drawn          int64     // what is left of what was drawn on the credit of a look at the disk
+	drawnOn        *diskLook // that look; nil if there was none
+	counts         *counts   // nil until there is something to count
+	replica        bool      // its batches and its high watermark come from a leader
+	listed         bool      // other processes are to be shown what was committed
 
 	shadow *shadow // of a read-only log's partition; else nil
 
@@ -308,9 +310,6 @@ func (p *Partition) append(ctx context.Context, b batch.Batch, now int64) (Offse
 // committed. The order is the one that crash safety rests on: under
 // FlushBeforeAck a batch is durable first, then visible, then acknowledged.
 func (p *Partition) appendIf(ctx context.Context, cond Condition, b batch.Batch, now int64) (Offset, error) {
-	if err := p.spaceFor(b, now); err != nil {
-		return NoOffset, err
-	}
 	if err := p.lockIf(ctx, cond, b, now); err != nil {
 		return NoOffset, err
 	}
@@ -333,9 +332,6 @@ func (p *Partition) appendIf(ctx context.Context, cond Condition, b batch.Batch,
 // commits b, nil if it is committed already. When that has ended, ended is called, on
 // another goroutine.
 func (p *Partition) appendAhead(ctx context.Context, b batch.Batch, now int64, ended func()) (base Offset, round *flushRound, err error) {
-	if err := p.spaceFor(b, now); err != nil {
-		return NoOffset, nil, err
-	}
 	if err := p.lockWithRoom(ctx, b, now); err != nil {
 		return NoOffset, nil, err
 	}
@@ -406,11 +402,11 @@ func (p *Partition) appendRaw(b batch.Batch) (unmapped extents, err error) {
 	return unmapped, err
 }
 
-// lockWithRoom locks p for an append of b, once the partition can take it: in a
-// segment that has room, and with no more than maxUnflushed bytes unflushed. A
+// lockWithRoom locks p for an append of b, once the partition can take it: on a disk
+// and in a segment that have room, and with no more than maxUnflushed bytes unflushed. A
 // batch larger than that goes alone.
 func (p *Partition) lockWithRoom(ctx context.Context, b batch.Batch, now int64) error {
-	for {
+	for admitted := false; ; admitted = true {
 		p.mu.Lock()
 		err := p.writable()
 		if err == nil {
@@ -419,6 +415,14 @@ func (p *Partition) lockWithRoom(ctx context.Context, b batch.Batch, now int64) 
 		if err != nil {
 			p.mu.Unlock()
 			return err
+		}
+		// After the reasons that last: a full disk may heal.
+		if !admitted && !p.draw(int64(len(b)), now) {
+			p.mu.Unlock() // looking may wait for the disk
+			if err := p.topic.log.space.look(int64(len(b)), now); err != nil {
+				return err
+			}
+			continue
 		}
 		// A change may go on when ctx has ended and b is its owner's again, so it gets
 		// what it needs of b now.

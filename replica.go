@@ -164,9 +164,6 @@ func (p *Partition) appendSet(ctx context.Context, set []byte) error {
 		if b, set, err = batch.Split(set); err != nil {
 			return err
 		}
-		if err = p.spaceFor(b, now); err != nil {
-			return err
-		}
 		if err = p.lockWithRoom(ctx, b, now); err != nil {
 			return err
 		}
