@@ -220,8 +220,7 @@ func (p *Partition) grows() bool {
 // is used, maps a first extent when an append of n bytes shows that the
 // partition is busy, and sets space aside for large batches. Called under mu, after
 // the append.
-func (p *Partition) growSoon(n int) {
-	seg := p.active()
+func (p *Partition) growSoon(seg *segment, n int) {
 	m := &seg.mapped
 	if n > maxMappedWrite {
 		if seg.size >= m.asideNext && !m.fixed && m.extending == nil && p.grows() {

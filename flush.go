@@ -166,7 +166,7 @@ func (p *Partition) flush(round *flushRound) {
 // flushLater sees to it that what a FlushAsync partition has just written is
 // flushed: within FlushInterval, or at once if much has gathered; and that its
 // ceiling is raised before an append has to wait for that. Called under mu.
-func (p *Partition) flushLater() {
+func (p *Partition) flushLater(cfg *TopicConfig) {
 	if end := p.end; p.ceiling-end < p.topic.log.ceilingStep/2 && !p.raising {
 		p.raising = p.topic.log.start(func() { _ = p.raiseCeiling(end) }) // else an append does
 	}
@@ -174,8 +174,8 @@ func (p *Partition) flushLater() {
 		p.flushInBackground()
 		return
 	}
-	if interval := p.topic.config().FlushInterval; !p.timed && interval != Forever {
-		p.flushAfter(interval)
+	if !p.timed && cfg.FlushInterval != Forever {
+		p.flushAfter(cfg.FlushInterval)
 	}
 }
 

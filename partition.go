@@ -387,13 +387,13 @@ func (p *Partition) appendRaw(b batch.Batch) (unmapped extents, err error) {
 		p.end = Offset(b.NextOffset())
 		p.dataEnd = p.end
 		p.count().appended(b.Count(), len(b))
-		async := p.topic.config().Flush == FlushAsync
-		if !async || p.replica { // else the high watermark shows it
+		cfg := p.topic.config()
+		if cfg.Flush != FlushAsync || p.replica { // else the high watermark shows it
 			p.setEnd(p.end)
 		}
-		if async {
-			p.flushLater()
-			p.growSoon(len(b))
+		if cfg.Flush == FlushAsync {
+			p.flushLater(cfg)
+			p.growSoon(seg, len(b))
 			// Last: a store that others may see waits until those of b are done.
 			p.commit(p.end, seg, seg.size)
 		}
@@ -437,7 +437,7 @@ func (p *Partition) lockWithRoom(ctx context.Context, b batch.Batch, now int64) 
 			change = p.roll
 		case next > p.ceiling:
 			change = func() error { return p.raiseCeiling(next) }
-		case p.unflushed() == 0 || p.unflushed()+int64(len(b)) <= maxUnflushed:
+		case p.mayWrite(len(b)):
 			return nil
 		default:
 			// If the flush fails, writable says so: of this batch nothing is
@@ -452,6 +452,12 @@ func (p *Partition) lockWithRoom(ctx context.Context, b batch.Batch, now int64) 
 			return err
 		}
 	}
+}
+
+// mayWrite says whether n bytes can be written before a flush. Called under mu.
+func (p *Partition) mayWrite(n int) bool {
+	unflushed := p.unflushed()
+	return unflushed == 0 || unflushed+int64(n) <= maxUnflushed
 }
 
 // unflushed is how many bytes are written and not flushed. Called under mu.
