@@ -70,7 +70,7 @@ type Log struct {
 	closing chan struct{} // closed when the log begins to close, or has failed
 	closed  chan struct{} // closed when it is closed
 	err     error         // of closing; set before closed is closed
-	begin   sync.Once     // closes closing
+	ending  atomic.Bool   // closing is closed, or is about to be
 	finish  sync.Once     // starts shutdown
 
 	broken chan struct{} // closed when a goroutine of ours has panicked
@@ -347,12 +347,12 @@ func (l *Log) partitions() iter.Seq[*Partition] {
 }
 
 // isClosing says whether the log is closed, closing or failed.
-func (l *Log) isClosing() bool {
-	select {
-	case <-l.closing:
-		return true
-	default:
-		return false
+func (l *Log) isClosing() bool { return l.ending.Load() }
+
+// beginClosing lets everybody know that the log is closing, or has failed.
+func (l *Log) beginClosing() {
+	if !l.ending.Swap(true) {
+		close(l.closing)
 	}
 }
 
@@ -481,7 +481,7 @@ func (l *Log) guard(err *error) {
 func (l *Log) breakDown(r any) {
 	cause := fmt.Sprintf("panic: %v\n%s", r, debug.Stack())
 	if l.cause.CompareAndSwap(nil, &cause) {
-		l.begin.Do(func() { close(l.closing) })
+		l.beginClosing()
 		close(l.broken)
 		l.opts.Logger.Error("log has failed", "cause", cause)
 	}
@@ -495,7 +495,7 @@ func (l *Log) breakDown(r any) {
 func (l *Log) Shutdown(ctx context.Context) error {
 	drained, consumers := l.beginDraining()
 	if len(drained) == 0 && len(consumers) == 0 {
-		l.begin.Do(func() { close(l.closing) })
+		l.beginClosing()
 	}
 	l.finish.Do(func() {
 		go func() {
@@ -504,7 +504,7 @@ func (l *Log) Shutdown(ctx context.Context) error {
 				_ = p.Shutdown(ctx) // who waits for a record hears of it
 			}
 			l.closeConsumers(ctx, consumers)
-			l.begin.Do(func() { close(l.closing) })
+			l.beginClosing()
 			l.run(l.shutdown)
 			if l.cause.Load() != nil {
 				l.err = fmt.Errorf("close %s: %w", l.dir, errors.Join(l.closedError(), l.err))
