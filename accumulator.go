@@ -64,6 +64,7 @@ func (q *sendQueue) next() *sendBatch {
 type sendBatch struct {
 	builder batch.Builder
 	buf     []byte
+	plain   bool        // it is not compressed
 	encoded batch.Batch // nil until no more records are taken
 	count   int
 	now     int64                                  // in ms, when it was opened: of records without a timestamp
@@ -291,8 +292,9 @@ func (p *Producer) openBatch(q *sendQueue, size int64) {
 	cfg := q.p.topic.config()
 	codec, level := p.codecFor(cfg)
 	b.builder.Begin(b.buf, codec, level)
+	b.plain = codec == compress.None
 	b.room = int64(p.opts.BatchBytes)
-	if codec == compress.None {
+	if b.plain {
 		most := min(int64(cfg.MaxMessageBytes), cfg.SegmentBytes)
 		b.builder.Limit(int(most))
 		b.room = min(b.room, most)

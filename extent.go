@@ -148,10 +148,16 @@ func (m *mapping) read(p []byte, off int64) bool {
 	return err == nil // reading the file tells what the fault is
 }
 
+// takes says whether pages are there for a batch of n bytes at byte pos. Called under the
+// partition's lock.
+func (m *mapping) takes(n int, pos int64) bool {
+	return pos+int64(n) <= m.touched && n <= maxMappedWrite
+}
+
 // write copies b to byte pos, if pages are there for it. Called under the
 // partition's lock.
 func (m *mapping) write(b []byte, pos int64) bool {
-	if pos+int64(len(b)) > m.touched || len(b) > maxMappedWrite {
+	if !m.takes(len(b), pos) {
 		return false
 	}
 	x := m.load().find(pos, len(b))

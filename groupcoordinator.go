@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/rifflelog/riffle/internal/batch"
 	"github.com/rifflelog/riffle/internal/group"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
@@ -315,7 +316,8 @@ func (co *coordinator) appendBatch(records []group.Record, now time.Time) (round
 	err = co.log.space.insist(func() error {
 		b, err := e.encode(recs, co.part.topic.config(), now.UnixMilli()) // an append that fails may have given it an epoch
 		if err == nil {
-			base, round, err = co.part.appendAhead(context.Background(), b, now.UnixMilli(), func() {})
+			_, round, err = co.part.appendAhead(context.Background(), []batch.Batch{b}, now.UnixMilli(), func() {})
+			base = Offset(b.BaseOffset())
 		}
 		return err
 	})

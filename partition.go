@@ -328,51 +328,26 @@ func (p *Partition) appendIf(ctx context.Context, cond Condition, b batch.Batch,
 	return base, inDoubt(p.unlockAndFlush(ctx, base+Offset(b.Count())))
 }
 
-// appendAhead is append that does not wait for the flush: it returns the round that
-// commits b, nil if it is committed already. When that has ended, ended is called, on
-// another goroutine.
-func (p *Partition) appendAhead(ctx context.Context, b batch.Batch, now int64, ended func()) (base Offset, round *flushRound, err error) {
-	if err := p.lockWithRoom(ctx, b, now); err != nil {
-		return NoOffset, nil, err
-	}
-	base, unmapped, err := p.appendLocked(b)
-	if err != nil {
-		p.mu.Unlock()
-		p.reportFailure()
-		p.topic.log.release(unmapped)
-		return NoOffset, nil, err
-	}
-	if p.topic.config().Flush == FlushAsync {
-		p.mu.Unlock()
-		p.wake()
-		return base, nil, nil
-	}
-	round, lead := p.flushing.join()
-	round.watchers = append(round.watchers, ended)
-	if lead {
-		lead = !p.topic.log.startFlush(func() { p.flush(round) })
-	}
-	p.mu.Unlock()
-	if lead {
-		p.topic.log.run(func() { p.flush(round) })
-	}
-	return base, round, nil
-}
-
-// appendLocked gives b the next offsets and the epoch, and writes it. Called
-// under mu, which it releases if it panics.
-func (p *Partition) appendLocked(b batch.Batch) (base Offset, unmapped extents, err error) {
+// appendLocked gives b, and those behind it, the next offsets and the epoch, and writes
+// them. Called under mu, which it releases if it panics.
+func (p *Partition) appendLocked(b batch.Batch, behind ...batch.Batch) (base Offset, unmapped extents, err error) {
 	base = p.end
 	b.SetBaseOffset(int64(base))
 	b.SetLeaderEpoch(p.epoch)
-	unmapped, err = p.appendRaw(b)
+	next := b.NextOffset()
+	for _, b := range behind {
+		b.SetBaseOffset(next)
+		b.SetLeaderEpoch(p.epoch)
+		next = b.NextOffset()
+	}
+	unmapped, err = p.appendRaw(b, behind...)
 	return base, unmapped, err
 }
 
-// appendRaw writes b, which has the offset and the epoch that come next, to the
-// active segment, and commits it if nothing need be flushed for that. Called
-// under mu, which it releases if it panics.
-func (p *Partition) appendRaw(b batch.Batch) (unmapped extents, err error) {
+// appendRaw writes b, and those behind it, which have the offsets and the epoch that come
+// next, to the active segment, and commits them if nothing need be flushed for that.
+// Called under mu, which it releases if it panics.
+func (p *Partition) appendRaw(b batch.Batch, behind ...batch.Batch) (unmapped extents, err error) {
 	ok := false
 	defer func() {
 		if !ok {
@@ -380,21 +355,26 @@ func (p *Partition) appendRaw(b batch.Batch) (unmapped extents, err error) {
 		}
 	}()
 	seg := p.active()
-	if unmapped, err = seg.append(b); err != nil {
+	if unmapped, err = seg.append(b, behind...); err != nil {
 		p.cut++
 		err = p.writeFailed(err)
 	} else {
-		p.end = Offset(b.NextOffset())
-		p.dataEnd = p.end
+		last, bytes := b, len(b)
 		p.count().appended(b.Count(), len(b))
+		for _, last = range behind {
+			bytes += len(last)
+			p.count().appended(last.Count(), len(last))
+		}
+		p.end = Offset(last.NextOffset())
+		p.dataEnd = p.end
 		cfg := p.topic.config()
 		if cfg.Flush != FlushAsync || p.replica { // else the high watermark shows it
 			p.setEnd(p.end)
 		}
 		if cfg.Flush == FlushAsync {
 			p.flushLater(cfg)
-			p.growSoon(seg, len(b))
-			// Last: a store that others may see waits until those of b are done.
+			p.growSoon(seg, bytes)
+			// Last: a store that others may see waits until those of the batches are done.
 			p.commit(p.end, seg, seg.size)
 		}
 	}

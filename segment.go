@@ -63,10 +63,15 @@ func newSegment(base Offset, file vfs.File) *segment {
 // first batch has none; an index being full; the range of offsets that it can
 // say. A segment without batches takes any.
 func (s *segment) shouldRoll(b batch.Batch, next Offset, now int64, cfg *TopicConfig) bool {
+	return s.shouldRollAt(s.size, b, next, now, cfg)
+}
+
+// shouldRollAt is shouldRoll for when the segment has size bytes: those that it has, or more.
+func (s *segment) shouldRollAt(size int64, b batch.Batch, next Offset, now int64, cfg *TopicConfig) bool {
 	if s.size == 0 {
 		return false
 	}
-	if s.size+int64(len(b)) > cfg.SegmentBytes {
+	if size+int64(len(b)) > cfg.SegmentBytes {
 		return true
 	}
 	age := now - s.made
@@ -96,29 +101,45 @@ func (s *segment) ReadAt(p []byte, off int64) (int, error) {
 	return s.file.ReadAt(p, off)
 }
 
-// append writes b, a whole batch, to the end. After an error nothing is behind
-// the end but zeros, unless the error is errUnsure; the extents that it returns
+// append writes b, a whole batch, and those behind it to the end. After an error nothing is
+// behind the end but zeros, unless the error is errUnsure; the extents that it returns
 // are no longer the segment's.
-func (s *segment) append(b batch.Batch) (extents, error) {
-	if s.mapped.write(b, s.size) {
+func (s *segment) append(b batch.Batch, behind ...batch.Batch) (extents, error) {
+	if len(behind) == 0 && s.mapped.write(b, s.size) {
 		s.file.(*segmentFile).changed()
-	} else {
-		if _, err := s.file.WriteAt(b, s.size); err != nil {
-			if errors.Is(err, vfs.ErrNoFiles) {
-				return nil, err // the file could not even be opened
-			}
-			// What is there of b must not stay: the next batch may be shorter, and
-			// b's rest behind it could look like a batch.
-			unmapped := s.mapped.unmap()
-			s.mapped.next = s.size + minTouch
-			if cut := s.cut(); cut != nil {
-				return unmapped, errors.Join(errUnsure, err, cut)
-			}
-			return unmapped, err
+	} else if err := s.write(b, behind); err != nil {
+		if errors.Is(err, vfs.ErrNoFiles) {
+			return nil, err // the file could not even be opened
 		}
+		// What is there of them must not stay: the next batch may be shorter, and
+		// the rest behind it could look like a batch.
+		unmapped := s.mapped.unmap()
+		s.mapped.next = s.size + minTouch
+		if cut := s.cut(); cut != nil {
+			return unmapped, errors.Join(errUnsure, err, cut)
+		}
+		return unmapped, err
 	}
 	s.found(b)
+	for _, b := range behind {
+		s.found(b)
+	}
 	return nil, nil
+}
+
+// write writes batches to the end of the file.
+func (s *segment) write(b batch.Batch, behind []batch.Batch) (err error) {
+	if len(behind) == 0 {
+		_, err = s.file.WriteAt(b, s.size)
+		return err
+	}
+	pieces := make([][]byte, 1, 1+len(behind))
+	pieces[0] = b
+	for _, b := range behind {
+		pieces = append(pieces, b)
+	}
+	_, err = s.file.WriteVec(pieces, s.size)
+	return err
 }
 
 // cut cuts the file behind the last batch. A full btrfs refuses, also where there

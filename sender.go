@@ -67,12 +67,20 @@ func (p *Producer) lockSoon() {
 	p.mu.Lock()
 }
 
+// Full batches that wait leave together, at most so many, of so many bytes: the kernel
+// takes a large write in two thirds of the time. Not compressed ones, of which each takes
+// longer than that before it can be written.
+const (
+	maxTogether      = 16
+	maxTogetherBytes = 1 << 20
+)
+
 // sendStep is what is to be done for a queue.
 type sendStep struct {
-	q     *sendQueue
-	batch *sendBatch
-	err   error // of a batch that has ended
-	send  bool  // it is to be appended
+	q       *sendQueue
+	batches []*sendBatch // one, or several that are appended together
+	err     error        // of a batch that has ended
+	send    bool         // they are to be appended
 }
 
 // run is the goroutine. It ends when nothing is left.
@@ -83,7 +91,7 @@ func (p *Producer) run() {
 		now := time.Now()
 		p.lockSoon()
 		s.settle()
-		s.steps = s.steps[:0]
+		s.steps, s.taken = s.steps[:0], s.taken[:0]
 		next := p.look(s, now)
 		if len(s.steps) == 0 {
 			if len(p.active) == 0 {
@@ -128,26 +136,27 @@ func (p *Producer) look(s *sender, now time.Time) (next time.Time) {
 				earliest(b.since.Add(p.opts.DeliveryTimeout))
 				break
 			}
+			s.step(q, q.flying[:1], err, false)
 			q.flying = slices.Delete(q.flying, 0, 1)
-			s.step(q, b, err, false)
 		}
 		for len(q.full) > 0 && len(q.flying) == 0 { // in order
 			err := p.overdue(q.full[0], now)
 			if err == nil {
 				break
 			}
-			s.step(q, q.full[0], err, false)
+			s.step(q, q.full[:1], err, false)
 			q.full = slices.Delete(q.full, 0, 1)
 		}
 		if q.open != nil {
 			if err := p.overdue(q.open, now); err != nil && len(q.full) == 0 && len(q.flying) == 0 {
-				s.step(q, q.open, err, false)
+				s.step(q, []*sendBatch{q.open}, err, false)
 				q.open = nil
 			}
 		}
 		if at, due := p.due(q, now); due {
-			s.step(q, q.full[0], nil, true)
-			q.full = slices.Delete(q.full, 0, 1)
+			n := q.together()
+			s.step(q, q.full[:n], nil, true)
+			q.full = slices.Delete(q.full, 0, n)
 		} else if !at.IsZero() {
 			earliest(at)
 		}
@@ -156,6 +165,18 @@ func (p *Producer) look(s *sender, now time.Time) (next time.Time) {
 		}
 	}
 	return next
+}
+
+// together is how many of the full batches are appended at once, at least one.
+func (q *sendQueue) together() int {
+	n, bytes := 1, q.full[0].builder.Len()
+	for n < min(len(q.full), maxTogether) && q.full[n-1].plain && q.full[n].plain {
+		if bytes += q.full[n].builder.Len(); bytes > maxTogetherBytes {
+			break
+		}
+		n++
+	}
+	return n
 }
 
 // outcome says how a batch of flying has ended, if it has.
@@ -210,21 +231,32 @@ func (p *Producer) due(q *sendQueue, now time.Time) (at time.Time, due bool) {
 	return time.Time{}, true
 }
 
-// sender is what the goroutine needs besides the producer.
-type sender struct {
-	p      *Producer
-	steps  []sendStep
-	ended  sendStep // who wants to hear of it has; see settle
-	timer  *time.Timer
-	ctx    context.Context // bounds one append
-	cancel context.CancelFunc
-	made   time.Time // ctx
+// endedBatch is a batch whose memory is to be given back.
+type endedBatch struct {
+	q   *sendQueue
+	b   *sendBatch
+	err error
 }
 
-// step takes a batch into the goroutine's hand. Called with the producer's lock held.
-func (s *sender) step(q *sendQueue, b *sendBatch, err error, send bool) {
-	q.hand = append(q.hand, b)
-	s.steps = append(s.steps, sendStep{q, b, err, send})
+// sender is what the goroutine needs besides the producer.
+type sender struct {
+	p       *Producer
+	steps   []sendStep
+	taken   []*sendBatch // those of steps
+	encoded []batch.Batch
+	ended   []endedBatch // who wants to hear of them has; see settle
+	timer   *time.Timer
+	ctx     context.Context // bounds one append
+	cancel  context.CancelFunc
+	made    time.Time // ctx
+}
+
+// step takes batches into the goroutine's hand. Called with the producer's lock held.
+func (s *sender) step(q *sendQueue, batches []*sendBatch, err error, send bool) {
+	q.hand = append(q.hand, batches...)
+	n := len(s.taken)
+	s.taken = append(s.taken, batches...)
+	s.steps = append(s.steps, sendStep{q, s.taken[n:len(s.taken):len(s.taken)], err, send})
 }
 
 func (s *sender) stop() {
@@ -262,27 +294,63 @@ func (s *sender) sleep(now, next time.Time) {
 	p.asleep = false
 }
 
-// take does a step. What ended in the one before gives its memory back first: a done of
-// this one may wait for it, and an append may take its time.
+// take does a step. What ended in the one before gives its memory back first: an append may
+// take its time.
 func (s *sender) take(step sendStep) {
-	p, q, b := s.p, step.q, step.batch
-	if s.ended.batch != nil {
-		p.lockSoon()
-		s.settle()
-		p.mu.Unlock()
-	}
+	s.settleNow()
+	q, batches := step.q, step.batches
 	if !step.send {
-		s.end(q, b, step.err)
+		s.end(q, batches[0], step.err)
 		return
 	}
-	err := s.append(q, b)
+	n, round, err := s.append(q, batches)
+	if s.p.again(err) {
+		n = 1 // the others behind it
+	}
+	s.putBack(q, batches[n:])
 	if err == nil {
 		q.retryAt, q.backoff = time.Time{}, 0
-		if b.round == nil || p.opts.Acks == AcksNone {
-			s.end(q, b, nil)
-			return
-		}
+		s.appended(q, batches[:n], round)
+		return
 	}
+	for _, b := range batches[:n] {
+		s.failed(q, b, err)
+	}
+}
+
+// appended has batches end, now or with the round that commits them.
+func (s *sender) appended(q *sendQueue, batches []*sendBatch, round *flushRound) {
+	p := s.p
+	if round == nil || p.opts.Acks == AcksNone {
+		for _, b := range batches {
+			s.end(q, b, nil)
+		}
+		return
+	}
+	p.lockSoon()
+	defer p.mu.Unlock()
+	for _, b := range batches {
+		q.handed(b)
+		q.flying = append(q.flying, b)
+	}
+}
+
+// putBack has batches be the next ones again.
+func (s *sender) putBack(q *sendQueue, batches []*sendBatch) {
+	if len(batches) == 0 {
+		return
+	}
+	s.p.lockSoon()
+	defer s.p.mu.Unlock()
+	for _, b := range batches {
+		q.handed(b)
+	}
+	q.full = slices.Insert(q.full, 0, batches...)
+}
+
+// failed decides what becomes of a batch that could not be appended.
+func (s *sender) failed(q *sendQueue, b *sendBatch, err error) {
+	p := s.p
 	var parts []*sendBatch
 	if b.count > 1 && errors.Is(err, ErrBatchTooLarge) {
 		parts = p.split(q, b)
@@ -297,11 +365,6 @@ func (s *sender) take(step sendStep) {
 		}
 		q.full = slices.Insert(q.full, 0, parts...)
 		p.free(b)
-		p.mu.Unlock()
-		return
-	case err == nil:
-		q.handed(b)
-		q.flying = append(q.flying, b)
 		p.mu.Unlock()
 		return
 	case p.again(err):
@@ -383,29 +446,52 @@ func (p *Partition) send(ctx context.Context, by *Producer, r Record) (at Offset
 	return at, ts, err
 }
 
-// append completes a batch and appends it. If that is not committed yet, b.round says so.
-func (s *sender) append(q *sendQueue, b *sendBatch) (err error) {
+// append completes batches and appends them. It returns how many it has, and the round that
+// will commit them, nil if they are committed; with an error, how many that is about: none of
+// them is appended.
+func (s *sender) append(q *sendQueue, batches []*sendBatch) (n int, round *flushRound, err error) {
 	p := s.p
+	n = 1
 	defer p.log.guard(&err)
-	cfg := q.p.topic.config()
 	now := time.Now()
-	if b.encoded == nil {
-		buf, err := b.builder.Finish(batch.NoProducer)
-		if b.buf = buf[:0]; err != nil {
-			return encodeError(err, b.count == 1)
+	s.encoded = s.encoded[:0]
+	for i, b := range batches {
+		if err := b.complete(q.p.topic.config(), now.UnixMilli()); err != nil && i == 0 {
+			return 1, nil, err
+		} else if err != nil {
+			break // when it is its turn, it says so again
 		}
-		b.encoded = buf
+		s.encoded = append(s.encoded, b.encoded)
+	}
+	n, round, err = q.p.appendAhead(s.bounded(now), s.encoded, now.UnixMilli(), p.rouse)
+	if err == nil {
+		for i, b := range batches[:n] {
+			b.round, b.end = round, Offset(s.encoded[i].NextOffset())
+		}
+	}
+	return n, round, err
+}
+
+// complete encodes b, if it is not, as a topic can take it.
+func (b *sendBatch) complete(cfg *TopicConfig, now int64) error {
+	if b.encoded == nil && b.err == nil {
+		var buf []byte
+		if buf, b.err = b.builder.Finish(batch.NoProducer); b.err == nil {
+			b.encoded = buf
+		}
+		b.buf = buf[:0]
+	}
+	if b.err != nil {
+		return encodeError(b.err, b.count == 1)
 	}
 	if most := min(int64(cfg.MaxMessageBytes), cfg.SegmentBytes); int64(len(b.encoded)) > most {
 		return encodeError(fmt.Errorf("%w: %d bytes, the topic takes %d", batch.ErrTooLarge, len(b.encoded), most), b.count == 1)
 	}
 	b.encoded.SetLeaderEpoch(batch.NoLeaderEpoch) // which an attempt that failed has set
 	if cfg.TimestampType == LogAppendTime {
-		b.encoded.SetLogAppendTime(now.UnixMilli())
+		b.encoded.SetLogAppendTime(now)
 	}
-	base, round, err := q.p.appendAhead(s.bounded(now), b.encoded, now.UnixMilli(), p.rouse)
-	b.round, b.end = round, base+Offset(b.count)
-	return err
+	return nil
 }
 
 // bounded returns a context that ends before long: an append that hangs does not hold up
@@ -420,6 +506,7 @@ func (s *sender) bounded(now time.Time) context.Context {
 }
 
 // end tells all who want to hear of a batch how it has ended; settle gives its memory back.
+// That of those before it comes first: a done of this one may wait for it.
 func (s *sender) end(q *sendQueue, b *sendBatch, err error) {
 	p := s.p
 	if err != nil {
@@ -427,23 +514,35 @@ func (s *sender) end(q *sendQueue, b *sendBatch, err error) {
 		p.log.opts.Logger.Warn("records are not sent",
 			"client", p.opts.ClientID, "topic", q.p.topic.name, "partition", q.p.index, "records", b.count, "err", err)
 	}
-	p.tell(q.p, b, err)
-	s.ended = sendStep{q: q, batch: b, err: err}
+	if len(b.dones) > 0 || p.acked {
+		s.settleNow()
+		p.tell(q.p, b, err)
+	}
+	s.ended = append(s.ended, endedBatch{q, b, err})
 }
 
-// settle gives the memory of a batch back that has ended. Called with the producer's lock
+// settleNow is settle, if there is something to settle.
+func (s *sender) settleNow() {
+	if len(s.ended) > 0 {
+		s.p.lockSoon()
+		defer s.p.mu.Unlock()
+		s.settle()
+	}
+}
+
+// settle gives the memory of batches back that have ended. Called with the producer's lock
 // held, when the goroutine needs that anyway, or before the next step.
 func (s *sender) settle() {
-	p, e := s.p, s.ended
-	if e.batch == nil {
-		return
+	p := s.p
+	for _, e := range s.ended {
+		if e.err != nil && e.b.silent > 0 && p.silent == nil {
+			p.silent = e.err
+		}
+		e.q.handed(e.b)
+		p.free(e.b)
 	}
-	s.ended = sendStep{}
-	if e.err != nil && e.batch.silent > 0 && p.silent == nil {
-		p.silent = e.err
-	}
-	e.q.handed(e.batch)
-	p.free(e.batch)
+	clear(s.ended)
+	s.ended = s.ended[:0]
 }
 
 // tell calls hooks and dones, and forgets them.
@@ -539,7 +638,7 @@ func (p *Producer) failAll(err error) {
 			p.closeOpen(q)
 		}
 		for _, b := range q.full {
-			s.steps = append(s.steps, sendStep{q, b, err, false})
+			s.steps = append(s.steps, sendStep{q, []*sendBatch{b}, err, false})
 		}
 		q.full, q.listed = nil, false
 	}

@@ -1,0 +1,171 @@
+package riffle
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/rifflelog/riffle/internal/vfs"
+	"github.com/rifflelog/riffle/internal/vfs/errfs"
+	"github.com/rifflelog/riffle/internal/vfs/memfs"
+)
+
+// heldUp is a producer whose first write takes until it is let go, while what it is given
+// gathers.
+type heldUp struct {
+	*Producer
+	letGo   func()
+	mu      sync.Mutex // guards what follows
+	writes  []int64    // how many bytes each has, to the log
+	fail    error      // of those after the first
+	done    []string
+	offsets []Offset
+}
+
+// newHeldUp returns one whose batches have one record of 700 bytes each.
+func newHeldUp(t *testing.T, cfg *TopicConfig, opts *ProducerOptions) *heldUp {
+	fsys := errfs.New(memfs.New())
+	h := &heldUp{}
+	opts.BatchBytes = 1 << 10
+	h.Producer = producerOn(t, fsys, "/data", cfg, opts)
+	_, err := h.SendAll(ctx, to("first"), to("second")) // makes the file
+	require.NoError(t, err)
+	begun, hold := make(chan struct{}), make(chan struct{})
+	h.letGo = func() { close(hold) }
+	fsys.Add(errfs.Rule{Kind: errfs.Write, Decide: func(op errfs.Op) error {
+		if !strings.HasSuffix(op.Name, ".log") || !strings.Contains(op.Name, "topic-") {
+			return nil
+		}
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.writes = append(h.writes, op.Len)
+		if len(h.writes) == 1 {
+			h.mu.Unlock()
+			close(begun)
+			<-hold
+			h.mu.Lock()
+			return nil
+		}
+		return h.fail
+	}})
+	h.add(t, 1)
+	<-begun
+	return h
+}
+
+func (h *heldUp) setFail(err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.fail = err
+}
+
+func (h *heldUp) add(t *testing.T, n int) {
+	for range n {
+		h.mu.Lock()
+		at := len(h.done)
+		h.done, h.offsets = append(h.done, ""), append(h.offsets, NoOffset)
+		h.mu.Unlock()
+		value := fmt.Sprintf("%d ", at)
+		require.NoError(t, h.Enqueue(ctx, to(value+strings.Repeat("x", 700)), func(m RecordMetadata, err error) {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			h.done[at] += fmt.Sprint("done ", err)
+			h.offsets[at] = m.Offset
+		}))
+	}
+}
+
+// requireInOrder requires that all were sent once, in order, and are there.
+func (h *heldUp) requireInOrder(t *testing.T) {
+	values := h.values(t, 0)
+	require.Len(t, values, 2+len(h.done))
+	for i := range h.done {
+		require.Equal(t, "done <nil>", h.done[i])
+		require.Equal(t, Offset(2+i), h.offsets[i])
+		require.True(t, strings.HasPrefix(values[2+i], fmt.Sprintf("%d ", i)))
+	}
+}
+
+// TestBatchesThatWaitLeaveTogether: what has gathered while a batch is written is written in
+// few calls, and is told of and read as if each had left alone; compressed batches do leave
+// alone.
+func TestBatchesThatWaitLeaveTogether(t *testing.T) {
+	for _, c := range []struct {
+		codec  Compression
+		writes int
+	}{{CompressionNone, 1 + 3}, {CompressionSnappy, 1 + 40}} {
+		h := newHeldUp(t, nil, &ProducerOptions{Compression: c.codec})
+		h.add(t, 40)
+		h.letGo()
+		require.NoError(t, h.Flush(ctx))
+		require.Len(t, h.writes, c.writes)
+		h.requireInOrder(t)
+	}
+}
+
+// TestBatchesTogetherKeepToSegments: those that leave together are in the segments that they
+// would be in if each had left alone.
+func TestBatchesTogetherKeepToSegments(t *testing.T) {
+	var bases [2][]Offset
+	for i := range bases {
+		h := newHeldUp(t, &TopicConfig{SegmentBytes: 4 << 10}, &ProducerOptions{})
+		if i == 0 {
+			h.add(t, 40)
+			h.letGo()
+		} else {
+			h.letGo()
+			for range 40 {
+				require.NoError(t, h.Flush(ctx))
+				h.add(t, 1)
+			}
+		}
+		require.NoError(t, h.Flush(ctx))
+		h.requireInOrder(t)
+		top, err := h.log.Topic("topic")
+		require.NoError(t, err)
+		for _, seg := range top.all()[0].segs.Load().list {
+			bases[i] = append(bases[i], seg.base)
+		}
+	}
+	require.Greater(t, len(bases[0]), 5)
+	require.Equal(t, bases[1], bases[0])
+}
+
+// TestBatchesTogetherFailTogether: a write that finds the disk full leaves none of them,
+// and all are sent again, in order; one that fails leaves all in doubt.
+func TestBatchesTogetherFailTogether(t *testing.T) {
+	h := newHeldUp(t, nil, &ProducerOptions{})
+	h.setFail(&errfs.Partial{Bytes: 2000, Err: vfs.ErrNoSpace})
+	h.add(t, 10)
+	h.letGo()
+	require.Eventually(t, func() bool {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		return len(h.writes) > 2
+	}, 10*time.Second, time.Millisecond, "it is tried again")
+	require.Len(t, h.values(t, 0), 3)
+	h.setFail(nil)
+	require.NoError(t, h.Flush(ctx))
+	h.requireInOrder(t)
+
+	h = newHeldUp(t, nil, &ProducerOptions{})
+	h.setFail(&errfs.Partial{Bytes: 2000, Err: errors.New("broken")})
+	h.add(t, 20)
+	h.letGo()
+	require.NoError(t, h.Flush(ctx))
+	for i, done := range h.done {
+		switch {
+		case i <= maxTogether: // the first one was not flushed
+			require.Contains(t, done, ErrInDoubt.Error())
+			require.Equal(t, 1, strings.Count(done, "done"))
+		default: // nothing of it was written
+			require.Contains(t, done, ErrPartitionFailed.Error())
+			require.NotContains(t, done, ErrInDoubt.Error())
+		}
+	}
+}
