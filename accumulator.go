@@ -237,6 +237,7 @@ func (p *Producer) add(q *sendQueue, r *Record, done func(RecordMetadata, error)
 		p.openBatch(q, size)
 	}
 	b := q.open
+	b.builder.Prefetch(int(bound)) // where the goroutine was last
 	compacts := q.p.topic.config().Cleanup.compacts()
 	if len(r.Headers) == 0 && !compacts && r.Timestamp.IsZero() && b.builder.AddSmall(b.now, r.Key, r.Value) {
 		p.added(q, b, b.now, done) // what most are, in less time

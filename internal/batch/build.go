@@ -9,6 +9,7 @@ import (
 
 	"github.com/rifflelog/riffle/internal/compress"
 	"github.com/rifflelog/riffle/internal/crc32c"
+	"github.com/rifflelog/riffle/internal/prefetch"
 )
 
 // ErrTooLarge: more bytes than a limit allows. Kafka: MESSAGE_TOO_LARGE.
@@ -169,6 +170,17 @@ const (
 	smallMost   = smallNumber/2 - smallHead
 	smallHead   = 2 + 1 + 2 + 2 + 2 + 2 + 1 // what such a record has besides key and value
 )
+
+// ahead is how far ahead Prefetch looks, in bytes: a few records.
+const ahead = 768
+
+// Prefetch says that n more bytes will be added soon, to memory that somebody else may have
+// read last.
+func (b *Builder) Prefetch(n int) {
+	if from := len(b.buf) + ahead; from+n <= cap(b.buf) {
+		prefetch.Write(b.buf[from : from+n])
+	}
+}
 
 // AddSmall is Add of a record without headers for most, in half its time: it returns false,
 // and has done nothing, if this one has numbers that are too large or too small for it, or

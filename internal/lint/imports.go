@@ -29,6 +29,7 @@ var kinds = map[string]kind{
 	"internal/invariants":    base,
 	"internal/batch":         pure,
 	"internal/compress":      pure,
+	"internal/prefetch":      pure,
 	"internal/crc32c":        pure,
 	"internal/producerstate": pure,
 	"internal/group":         pure,

@@ -1,0 +1,6 @@
+//go:build !portable
+
+package prefetch
+
+//go:noescape
+func write(p *byte, n int)

@@ -1,0 +1,5 @@
+//go:build !amd64 || portable
+
+package prefetch
+
+func write(*byte, int) {}
