@@ -16,9 +16,9 @@ import (
 //     extents, before it is mapped, and only on file systems where that is enough
 //     (vfs.Space.MapWrites).
 //   - A page fault holds up a thread of the Go scheduler. So the pages behind the
-//     end are touched ahead, on a goroutine of the log; an append that finds none
-//     touched writes instead. Bytes are read from the mapping only while they are
-//     not flushed.
+//     end are touched ahead, on a goroutine of the log, unless large batches would
+//     pass over them; an append that finds none touched writes instead. Bytes are
+//     read from the mapping only while they are not flushed.
 //   - A mapping costs an entry of the kernel's tables. So a partition has none
 //     before it is busy, what is flushed is given back, and all of it once it is
 //     idle. The space behind the end stays until the segment is full or closed.
@@ -112,6 +112,8 @@ type mapping struct {
 	touched int64
 	step    int64 // how much to touch ahead
 	next    int64 // the size at which to touch more
+	// Since the segment had size since, batches of small bytes came that could be copied.
+	since, small int64
 	// Closed when the task that is under way has ended; nil if none is. They are
 	// two because allocating waits for a flush that is running, and touching for
 	// less.
@@ -234,13 +236,24 @@ func (p *Partition) growSoon(seg *segment, n int) {
 		}
 		return
 	}
+	m.small += int64(n)
 	switch {
 	case seg.size < m.next || m.fixed || m.touching != nil || m.extending != nil && m.list.Load() == nil:
+	case m.passed(seg.size):
+		m.next = seg.size + p.topic.log.minTouch
 	case m.list.Load() != nil:
 		p.inTask(&m.touching, func() { p.touch(seg) })
 	case p.grows():
 		p.inTask(&m.extending, func() { p.extend(seg) })
 	}
+}
+
+// passed says whether large batches are most of what came since it was asked last: they would
+// pass over the pages that are touched ahead. Called under the partition's lock.
+func (m *mapping) passed(size int64) bool {
+	large := m.since > 0 && size-m.since > 2*m.small // what was there at first says nothing
+	m.since, m.small = size, 0
+	return large
 }
 
 // inTask runs f on a goroutine of the log, with task set to what is closed when it

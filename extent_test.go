@@ -191,6 +191,35 @@ func TestMixedAppendsShareTheSpaceAhead(t *testing.T) {
 	require.NoError(t, l.Close())
 }
 
+// TestNothingIsTouchedForLargeAppends: small batches among large ones, which would pass over
+// the pages that are touched ahead, are written; once they are among themselves, they are
+// copied again.
+func TestNothingIsTouchedForLargeAppends(t *testing.T) {
+	_, fsys, count := counting()
+	l, p := mappedPart(t, fsys, TopicConfig{})
+	add := func(size int) {
+		_, err := p.Append(ctx, Record{Value: make([]byte, size)})
+		require.NoError(t, err)
+		l.tasks.Wait()
+	}
+	for range 100 {
+		add(100)
+	}
+	touched := count(errfs.Prefault)
+	require.Positive(t, touched)
+	for range 100 {
+		add(64 << 10)
+		add(100)
+	}
+	require.LessOrEqual(t, count(errfs.Prefault), touched+1)
+	before := count(errfs.MapWrite)
+	for range 2000 {
+		add(100)
+	}
+	require.Greater(t, count(errfs.MapWrite), before+1000)
+	require.NoError(t, l.Close())
+}
+
 // TestFewSetSpaceAsideAtATime: each takes a thread until the disk has done it, and a busy
 // log may have more partitions than the process may have threads. Who does not get his turn
 // asks again with the next append.
