@@ -61,8 +61,9 @@ func newMachine(t *rapid.T, skip vfs.Site) *machine {
 func (m *machine) live(t *rapid.T) (broken error) {
 	steps := map[string]func(*rapid.T) error{
 		"append": m.appendOne, "append again": m.appendOne, "append together": m.appendTogether,
-		"append if": m.appendIfOne,
-		"read":      m.readSome, "read from everywhere": m.readFromEverywhere,
+		"append if":    m.appendIfOne,
+		"append ahead": m.appendAhead,
+		"read":         m.readSome, "read from everywhere": m.readFromEverywhere,
 		"flush": m.flushAll, "create": m.createOne,
 		"fail": m.failSome, "die": m.dieSome, "stop": m.stop,
 		"delete": m.deleteBefore, "retain": m.retain,
