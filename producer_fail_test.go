@@ -317,3 +317,32 @@ func TestProducerClosesWithItsFirstError(t *testing.T) {
 	heal()
 	require.ErrorIs(t, p.Close(), context.Canceled)
 }
+
+// TestGivingUpWhileTheDiskIsFull gives up while a batch finds the disk full: it ends, and is
+// not tried again. Nothing but the producer's lock orders the two, as the race detector sees.
+func TestGivingUpWhileTheDiskIsFull(t *testing.T) {
+	fsys := errfs.New(memfs.New())
+	p := producerOn(t, fsys, "/data", nil, nil)
+	_, err := p.Send(ctx, to("first"))
+	require.NoError(t, err)
+	begun, hold := make(chan struct{}, 10), make(chan struct{})
+	heal := fsys.Add(errfs.Rule{Kind: errfs.Write, Decide: func(op errfs.Op) error {
+		if !strings.HasSuffix(op.Name, ".log") {
+			return nil
+		}
+		begun <- struct{}{}
+		<-hold
+		return vfs.ErrNoSpace
+	}})
+	ended := make(chan error, 1)
+	require.NoError(t, p.Enqueue(ctx, to("second"), func(_ RecordMetadata, err error) { ended <- err }))
+	<-begun
+	time.AfterFunc(50*time.Millisecond, func() { close(hold) })
+	now, cancel := context.WithCancel(ctx)
+	cancel()
+	require.ErrorIs(t, p.Shutdown(now), context.Canceled)
+	require.ErrorIs(t, <-ended, ErrDiskFull)
+	heal()
+	require.Empty(t, begun)
+	require.Equal(t, []string{"first"}, p.values(t, 0))
+}

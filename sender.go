@@ -304,7 +304,7 @@ func (s *sender) take(step sendStep) {
 		return
 	}
 	n, round, err := s.append(q, batches)
-	if s.p.again(err) {
+	if again(err) {
 		n = 1 // the others behind it
 	}
 	s.putBack(q, batches[n:])
@@ -367,7 +367,7 @@ func (s *sender) failed(q *sendQueue, b *sendBatch, err error) {
 		p.free(b)
 		p.mu.Unlock()
 		return
-	case p.again(err):
+	case again(err) && !p.dropping:
 		q.handed(b)
 		q.backoff = min(max(2*q.backoff, minBackoff), maxBackoff)
 		q.retryAt = time.Now().Add(q.backoff)
@@ -387,8 +387,8 @@ func (s *sender) failed(q *sendQueue, b *sendBatch, err error) {
 
 // again says whether a batch that could not be appended is tried again: nothing of it is
 // written, and what is in the way may go.
-func (p *Producer) again(err error) bool {
-	if errors.Is(err, ErrInDoubt) || p.dropping {
+func again(err error) bool {
+	if errors.Is(err, ErrInDoubt) {
 		return false
 	}
 	return errors.Is(err, ErrDiskFull) || errors.Is(err, vfs.ErrNoFiles) || errors.Is(err, context.DeadlineExceeded)
