@@ -134,6 +134,14 @@ func (b *sendBatch) reset() {
 	*b = sendBatch{builder: b.builder, buf: b.buf[:0], dones: b.dones[:0], times: b.times[:0]}
 }
 
+// size is how many bytes it has: once it is encoded, its builder has none.
+func (b *sendBatch) size() int {
+	if b.encoded != nil {
+		return len(b.encoded)
+	}
+	return b.builder.Len()
+}
+
 // lists is what dones and times take in memory.
 func (b *sendBatch) lists() int64 { return b.dones.size() + b.times.size() }
 

@@ -169,3 +169,25 @@ func TestBatchesTogetherFailTogether(t *testing.T) {
 		}
 	}
 }
+
+// TestBatchesTogetherAreNotTooMany: as many leave together as have a MiB, also when they are
+// tried again.
+func TestBatchesTogetherAreNotTooMany(t *testing.T) {
+	h := newHeldUp(t, nil, &ProducerOptions{})
+	h.setFail(vfs.ErrNoSpace)
+	for range 10 {
+		require.NoError(t, h.Enqueue(ctx, to(strings.Repeat("x", 300<<10)), nil))
+	}
+	h.letGo()
+	require.Eventually(t, func() bool {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		return len(h.writes) > 2
+	}, 10*time.Second, time.Millisecond, "it is tried again")
+	h.setFail(nil)
+	require.NoError(t, h.Flush(ctx))
+	require.Greater(t, h.writes[1], int64(maxTogetherBytes*5/6), "three of them")
+	for _, n := range h.writes {
+		require.LessOrEqual(t, n, int64(maxTogetherBytes))
+	}
+}

@@ -169,9 +169,9 @@ func (p *Producer) look(s *sender, now time.Time) (next time.Time) {
 
 // together is how many of the full batches are appended at once, at least one.
 func (q *sendQueue) together() int {
-	n, bytes := 1, q.full[0].builder.Len()
+	n, bytes := 1, q.full[0].size()
 	for n < min(len(q.full), maxTogether) && q.full[n-1].plain && q.full[n].plain {
-		if bytes += q.full[n].builder.Len(); bytes > maxTogetherBytes {
+		if bytes += q.full[n].size(); bytes > maxTogetherBytes {
 			break
 		}
 		n++
