@@ -54,7 +54,7 @@ func (p *Partition) together(batches []batch.Batch, now int64) int {
 	for i, b := range batches[1:] {
 		after := next + Offset(b.Count())
 		if seg.shouldRollAt(seg.size+int64(bytes), b, next, now, cfg) || after > p.ceiling ||
-			!p.mayWrite(bytes+len(b)) || !p.draw(int64(len(b)), now) {
+			p.unflushed()+int64(bytes+len(b)) > maxUnflushed || !p.draw(int64(len(b)), now) {
 			return 1 + i
 		}
 		bytes, next = bytes+len(b), after

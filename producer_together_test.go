@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/rifflelog/riffle/internal/batch"
 	"github.com/rifflelog/riffle/internal/vfs"
 	"github.com/rifflelog/riffle/internal/vfs/errfs"
 	"github.com/rifflelog/riffle/internal/vfs/memfs"
@@ -190,4 +191,19 @@ func TestBatchesTogetherAreNotTooMany(t *testing.T) {
 	for _, n := range h.writes {
 		require.LessOrEqual(t, n, int64(maxTogetherBytes))
 	}
+}
+
+// TestTogetherKeepsToWhatMayBeUnflushed: a batch may be larger than what may be unflushed
+// when nothing is, several together may not.
+func TestTogetherKeepsToWhatMayBeUnflushed(t *testing.T) {
+	l := openAt(t, memfs.New(), "/data", &Options{DiskReserve: NoLimit})
+	p := partOf(t, l, "topic", &TopicConfig{MaxMessageBytes: 64 << 20})
+	appendValues(t, p, 0, 1)
+	e := new(encoder)
+	b, err := e.encode([]Record{{Value: make([]byte, 20<<20)}}, p.topic.config(), e.now())
+	require.NoError(t, err)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	require.Zero(t, p.unflushed())
+	require.Equal(t, maxUnflushed/len(b), p.together([]batch.Batch{b, b, b, b, b}, e.now()))
 }
