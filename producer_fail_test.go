@@ -283,6 +283,34 @@ func TestLargeBuffersAreNotKept(t *testing.T) {
 	}
 }
 
+// TestLargeListsAreNotKept: the same of what a batch has beside its bytes: no more than half
+// as much, and none that would pass the buffer.
+func TestLargeListsAreNotKept(t *testing.T) {
+	p := newProducerOn(t, nil, nil)
+	top, err := p.log.Topic("topic")
+	require.NoError(t, err)
+	const size = 64 << 10
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	open := func(lists int) int64 {
+		for range 10 {
+			sendBatches.Put(&sendBatch{buf: make([]byte, 0, size), times: make(perRecord[int64], 0, lists/perRecordSize)})
+		}
+		q := &sendQueue{p: top.all()[0]}
+		p.openBatch(q, size)
+		defer p.free(q.open)
+		return q.open.charged
+	}
+	for range 10 {
+		require.LessOrEqual(t, open(size), int64(size+size/2))
+	}
+	p.used = p.opts.BufferBytes + p.opts.BufferBytes/16 - size
+	for range 10 {
+		require.Equal(t, int64(size), open(size/4))
+	}
+	p.used = 0
+}
+
 // TestAckedHearsOfNoRefusedRecord: neither of one that Send refuses, nor of one that Enqueue
 // does.
 func TestAckedHearsOfNoRefusedRecord(t *testing.T) {

@@ -207,3 +207,27 @@ func TestTogetherKeepsToWhatMayBeUnflushed(t *testing.T) {
 	require.Zero(t, p.unflushed())
 	require.Equal(t, maxUnflushed/len(b), p.together([]batch.Batch{b, b, b, b, b}, e.now()))
 }
+
+// TestTogetherKeepsToCeilingAndCredit: batches that would pass the ceiling, or what was
+// drawn on the disk, wait for a lock of their own, which sees to that.
+func TestTogetherKeepsToCeilingAndCredit(t *testing.T) {
+	p := partOf(t, openAt(t, memfs.New(), "/data", nil), "topic", nil)
+	appendValues(t, p, 0, 1)
+	e := new(encoder)
+	b, err := e.encode(make([]Record, 10), p.topic.config(), e.now())
+	require.NoError(t, err)
+	now := e.now()
+	together := func() int { return p.together([]batch.Batch{b, b, b, b, b}, now) }
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	look := &diskLook{at: now}
+	p.topic.log.space.last.Store(look)
+	p.drawnOn, p.drawn = look, int64(len(b))*10
+	require.Equal(t, 5, together())
+	require.Equal(t, int64(len(b))*6, p.drawn)
+	p.drawn = int64(len(b)) * 2
+	require.Equal(t, 3, together())
+	p.drawn = int64(len(b)) * 10
+	p.ceiling = p.end + 30
+	require.Equal(t, 3, together())
+}

@@ -71,3 +71,18 @@ func TestEachRecordIsToldOfItself(t *testing.T) {
 		}
 	})
 }
+
+// TestDonesAreForgotten: memory that is used again keeps none alive, nor what it refers to.
+func TestDonesAreForgotten(t *testing.T) {
+	p := newProducerOn(t, nil, nil)
+	top, err := p.log.Topic("topic")
+	require.NoError(t, err)
+	b := &sendBatch{count: 5}
+	for n := range b.count {
+		b.dones.set(n, func(RecordMetadata, error) {}, nil)
+	}
+	p.tell(top.all()[0], b, ErrClosed)
+	for _, done := range b.dones[:cap(b.dones)] {
+		require.Nil(t, done)
+	}
+}
