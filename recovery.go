@@ -264,6 +264,12 @@ func (p *Partition) goOnAtStart(s *scan) error {
 	if !s.whole {
 		p.epochs.replace(s.checkpoint)
 	}
+	for n := len(s.segments) - 2; n >= 0 && s.segments[n].base >= s.part.start; n-- {
+		// An empty one. Its name may be that of a segment later.
+		if err := p.giveUp(s, n); err != nil {
+			return err
+		}
+	}
 	p.deleted = append(p.deleted, s.segments[:len(s.segments)-1]...)
 	_ = p.removeDeleted() // as in openSegments
 	return p.removeLast(s)

@@ -417,3 +417,32 @@ func deletedExcept(t *testing.T, flush FlushPolicy, clean bool, back []Offset, n
 	require.NoError(t, disk.SyncDir("", "/data/topic-0"))
 	return disk
 }
+
+// TestOnlyWhatIsBelowTheStartIsRemovedLater: of the empty files behind a deleted one that is back,
+// one cannot be removed. That is an error: were it removed while the log is open, as those below the
+// start are, a segment could be in its place by then, with records that were acknowledged.
+func TestOnlyWhatIsBelowTheStartIsRemovedLater(t *testing.T) {
+	disk := deletedExcept(t, FlushBeforeAck, true, []Offset{0}, 100)
+	f, err := disk.Create("/data/topic-0/" + logFileName(200))
+	require.NoError(t, err)
+	require.NoError(t, errors.Join(f.Close(), disk.SyncDir("", "/data/topic-0")))
+	fsys := errfs.New(disk)
+	fsys.Add(errfs.Rule{Kind: errfs.Remove, Name: "/data/topic-0/" + logFileName(100), Times: 1, Err: errDead})
+	l, p := openGap(t, fsys)
+	_, err = p.Append(ctx, Record{})
+	require.ErrorIs(t, err, errDead)
+	require.ErrorIs(t, err, ErrReadOnly)
+	require.NoError(t, kill(l))
+
+	l, p = openGap(t, fsys)
+	_, err = p.Append(ctx, make([]Record, 95)...)
+	require.NoError(t, err)
+	at, err := p.Append(ctx, Record{Value: make([]byte, 8000)}) // in a file of its own
+	require.NoError(t, err)
+	require.NoError(t, p.removeDeleted())
+	require.NoError(t, kill(l))
+	require.Equal(t, []Offset{5, 100}, batchFiles(t, disk))
+	l, p = openGap(t, disk)
+	require.Len(t, readValues(t, p, at), 1)
+	require.NoError(t, kill(l))
+}
