@@ -481,6 +481,18 @@ func TestReadOnlyOfATruncation(t *testing.T) {
 	require.Equal(t, wantValues(0, 51), readValues(t, q, 0))
 }
 
+// Where less is committed than there is, as of a replica, both ends are shown.
+func TestReadOnlyShowsTheLogEnd(t *testing.T) {
+	mem := memfs.New()
+	p := partOf(t, openAt(t, mem, "/data", nil), "topic", async)
+	appendValues(t, p, 0, 10)
+	q := partOf(t, readOnlyAt(t, mem, "/data"), "topic", nil)
+	require.NoError(t, p.becomeReplica(ctx, 7))
+	p.publishNow()
+	require.Equal(t, Bounds{LastStable: 7, HighWatermark: 7, End: 10}, p.Bounds())
+	require.Equal(t, p.Bounds(), q.Bounds())
+}
+
 // Topics that the writer creates, changes and deletes: a loop that is at the end
 // of a deleted one ends with ErrTopicNotFound, also if there is another of that
 // name, whose records it never shows.
