@@ -534,9 +534,11 @@ func (p *Partition) setEnd(o Offset) {
 
 // logEnd is the log end for who does not hold mu. Of shownEnd and the high watermark
 // neither is beyond it, and one of them is it: before the high watermark is lowered
-// below it, shownEnd is set.
+// below it, shownEnd is set. So the high watermark is loaded first: who finds it lowered
+// finds that.
 func (p *Partition) logEnd() Offset {
-	return Offset(max(p.shownEnd.Load(), p.highWatermark.Load()))
+	hw := p.highWatermark.Load()
+	return Offset(max(hw, p.shownEnd.Load()))
 }
 
 // wake lets the loops that wait at the high watermark look again.
