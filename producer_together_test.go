@@ -231,3 +231,50 @@ func TestTogetherKeepsToCeilingAndCredit(t *testing.T) {
 	p.ceiling = p.end + 30
 	require.Equal(t, 3, together())
 }
+
+// TestBatchesTogetherAreAsAlone: in an epoch that is not the first, batches that are appended
+// together are counted, indexed and read as if each had been alone.
+func TestBatchesTogetherAreAsAlone(t *testing.T) {
+	later := time.Now().Add(time.Hour).UnixMilli()
+	var found [2]string
+	for i := range found {
+		disk := memfs.New()
+		l, p := openGap(t, disk)
+		appendValues(t, p, 0, 1)
+		require.NoError(t, kill(l))
+		l, p = openGap(t, disk)
+		appendValues(t, p, 1, 2)
+		var batches []batch.Batch
+		for n := range 3 {
+			recs := make([]Record, 3-n)
+			for r := range recs {
+				recs[r].Value = make([]byte, 1200)
+			}
+			b, err := new(encoder).encode(recs, p.topic.config(), later+int64(n))
+			require.NoError(t, err)
+			batches = append(batches, b)
+		}
+		if i == 0 {
+			n, _, err := p.appendAhead(ctx, batches, time.Now().UnixMilli(), func() {})
+			require.NoError(t, err)
+			require.Equal(t, 3, n)
+		} else {
+			for _, b := range batches {
+				_, err := p.append(ctx, b, time.Now().UnixMilli())
+				require.NoError(t, err)
+			}
+		}
+		for r, err := range p.Records(ctx, 1, nil) {
+			require.NoError(t, err)
+			require.EqualValues(t, 1, r.LeaderEpoch)
+			found[i] += fmt.Sprint(r.Offset, " ")
+		}
+		m := l.Metrics().Total
+		seg := p.active()
+		require.EqualValues(t, 1, seg.index.Load().offset.len())
+		found[i] += fmt.Sprint(m.Appends, m.Records, m.AppendedBytes, m.BatchBytes, m.Bytes, p.Bounds(),
+			seg.maxTimestamp, seg.maxOffset, seg.indexed)
+		require.NoError(t, l.Close())
+	}
+	require.Equal(t, found[1], found[0])
+}

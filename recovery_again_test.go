@@ -374,6 +374,20 @@ func TestWhatIsBackBelowTheStartChangesNothing(t *testing.T) {
 	}
 }
 
+// TestEpochsOfWhatIsBack: without leader-epoch-checkpoint, what is back below the start says in which
+// epoch the log goes on.
+func TestEpochsOfWhatIsBack(t *testing.T) {
+	disk := deletedExcept(t, FlushBeforeAck, true, []Offset{2}, NoOffset)
+	require.NoError(t, disk.Remove("/data/topic-0/"+epochCheckpointName))
+	l, p := openGap(t, disk)
+	require.Equal(t, []epochEntry{{1, 5}}, p.epochs.load())
+	at, err := p.Append(ctx, Record{})
+	require.NoError(t, err)
+	require.Equal(t, Offset(5), at)
+	require.NoError(t, l.Close())
+	wholeAfter(t, disk, 0)
+}
+
 // deletedExcept is a disk with a partition of which all of two epochs was deleted, maybe since it
 // was closed, but for files that are back, and an empty one at next.
 func deletedExcept(t *testing.T, flush FlushPolicy, clean bool, back []Offset, next Offset) *memfs.FS {
