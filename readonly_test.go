@@ -655,6 +655,7 @@ func TestReadOnlyLooksAgainWhenAWriterComes(t *testing.T) {
 			under := errfs.New(disk)
 			w = openAt(t, under, "/data", nil)
 			p := partOf(t, w, "topic", nil)
+			w.tasks.Wait() // opening has begun flushes, of the metadata log too
 			under.FailSite(siteFlush, 1, nil)
 			_, err := p.Append(ctx, Record{Value: []byte("not committed")})
 			requireAll(t, err, ErrInDoubt)
