@@ -2,11 +2,10 @@
 
 #include "textflag.h"
 
-// func write(p *byte, n int)
+// func hint(p *byte, n int)
 //
-// PREFETCHW is a hint: it faults nowhere, and does nothing on processors that do not have it.
-// The assembler does not know it.
-TEXT ·write(SB), NOSPLIT, $0-16
+// PREFETCHW faults for no address. The assembler does not know it.
+TEXT ·hint(SB), NOSPLIT, $0-16
 	MOVQ p+0(FP), AX
 	MOVQ n+8(FP), CX
 	ADDQ AX, CX
