@@ -478,6 +478,14 @@ func (l *Log) guard(err *error) {
 	}
 }
 
+// guardAppend is guard for an append, which may have written something.
+func (l *Log) guardAppend(err *error) {
+	if r := recover(); r != nil {
+		l.breakDown(r)
+		*err = inDoubt(l.closedError())
+	}
+}
+
 func (l *Log) breakDown(r any) {
 	cause := fmt.Sprintf("panic: %v\n%s", r, debug.Stack())
 	if l.cause.CompareAndSwap(nil, &cause) {

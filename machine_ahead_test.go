@@ -83,7 +83,7 @@ func (m *machine) appendSome(ctx context.Context, p *Partition, all []*machineBa
 
 // tryAhead encodes batches and appends the first ones.
 func (p *Partition) tryAhead(ctx context.Context, all []*machineBatch) (n int, bases []Offset, err error) {
-	defer p.topic.log.guard(&err)
+	defer p.topic.log.guardAppend(&err)
 	now := time.Now().UnixMilli()
 	var e encoder
 	var encoded []batch.Batch

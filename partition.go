@@ -186,7 +186,7 @@ func (p *Partition) encodeAndAppend(ctx context.Context, cond Condition, recs []
 	if p.topic.internal && p != p.topic.log.meta {
 		return NoOffset, errInternal(p.topic.name)
 	}
-	defer p.topic.log.guard(&err)
+	defer p.topic.log.guardAppend(&err)
 	e := encoders.Get().(*encoder)
 	defer e.release()
 	now := e.now()

@@ -24,6 +24,7 @@ type heldUp struct {
 	mu      sync.Mutex // guards what follows
 	writes  []int64    // how many bytes each has, to the log
 	fail    error      // of those after the first
+	panics  bool       // they do
 	done    []string
 	offsets []Offset
 }
@@ -33,8 +34,18 @@ func newHeldUp(t *testing.T, cfg *TopicConfig, opts *ProducerOptions) *heldUp {
 	fsys := errfs.New(memfs.New())
 	h := &heldUp{}
 	opts.BatchBytes = 1 << 10
-	h.Producer = producerOn(t, fsys, "/data", cfg, opts)
-	_, err := h.SendAll(ctx, to("first"), to("second")) // makes the file
+	l, err := open(fsys, "/data", nil)
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		if err := l.Close(); !h.panics { // else it has said so
+			require.NoError(t, err)
+		}
+	})
+	_, err = l.EnsureTopic(ctx, "topic", cfg)
+	require.NoError(t, err)
+	h.Producer, err = l.NewProducer(opts)
+	require.NoError(t, err)
+	_, err = h.SendAll(ctx, to("first"), to("second")) // makes the file
 	require.NoError(t, err)
 	begun, hold := make(chan struct{}), make(chan struct{})
 	h.letGo = func() { close(hold) }
@@ -51,6 +62,9 @@ func newHeldUp(t *testing.T, cfg *TopicConfig, opts *ProducerOptions) *heldUp {
 			<-hold
 			h.mu.Lock()
 			return nil
+		}
+		if h.panics {
+			panic("of the test")
 		}
 		return h.fail
 	}})
@@ -277,4 +291,30 @@ func TestBatchesTogetherAreAsAlone(t *testing.T) {
 		require.NoError(t, l.Close())
 	}
 	require.Equal(t, found[1], found[0])
+}
+
+// TestPanicWhileWritingLeavesInDoubt: nobody knows what was written, neither of batches
+// together nor of one alone.
+func TestPanicWhileWritingLeavesInDoubt(t *testing.T) {
+	h := newHeldUp(t, nil, &ProducerOptions{})
+	h.panics = true
+	h.add(t, 10)
+	h.letGo()
+	require.ErrorIs(t, h.Flush(ctx), ErrClosed)
+	h.log.tasks.Wait()
+	for _, done := range h.done[1:] { // the first one may be flushed
+		require.Contains(t, done, ErrInDoubt.Error())
+		require.Contains(t, done, ErrClosed.Error())
+	}
+
+	fsys := errfs.New(memfs.New())
+	l, err := open(fsys, "/data", nil)
+	require.NoError(t, err)
+	p := partOf(t, l, "topic", nil)
+	appendValues(t, p, 0, 1)
+	fsys.Add(errfs.Rule{Kind: errfs.Write, Decide: func(errfs.Op) error { panic("of the test") }})
+	_, err = p.Append(ctx, Record{})
+	require.ErrorIs(t, err, ErrInDoubt)
+	require.ErrorIs(t, err, ErrClosed)
+	_ = l.Close() // it has said why it failed
 }

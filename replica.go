@@ -142,7 +142,7 @@ func (p *Partition) takeBack() {
 //
 // After another error the batches before the log end are there.
 func (p *Partition) appendReplica(ctx context.Context, set []byte) (end Offset, err error) {
-	defer p.topic.log.guard(&err)
+	defer p.topic.log.guardAppend(&err)
 	if err = ctx.Err(); err == nil {
 		err = p.appendSet(ctx, set)
 	}

@@ -428,7 +428,7 @@ func (p *Producer) split(q *sendQueue, b *sendBatch) []*sendBatch {
 
 // send appends r alone, on the caller's goroutine, and returns its offset and time.
 func (p *Partition) send(ctx context.Context, by *Producer, r Record) (at Offset, ts int64, err error) {
-	defer p.topic.log.guard(&err)
+	defer p.topic.log.guardAppend(&err)
 	e := encoders.Get().(*encoder)
 	defer e.release()
 	now := e.now()
@@ -452,7 +452,7 @@ func (p *Partition) send(ctx context.Context, by *Producer, r Record) (at Offset
 func (s *sender) append(q *sendQueue, batches []*sendBatch) (n int, round *flushRound, err error) {
 	p := s.p
 	n = 1
-	defer p.log.guard(&err)
+	defer p.log.guardAppend(&err)
 	now := time.Now()
 	s.encoded = s.encoded[:0]
 	for i, b := range batches {
@@ -463,6 +463,7 @@ func (s *sender) append(q *sendQueue, batches []*sendBatch) (n int, round *flush
 		}
 		s.encoded = append(s.encoded, b.encoded)
 	}
+	n = len(s.encoded) // after a panic
 	n, round, err = q.p.appendAhead(s.bounded(now), s.encoded, now.UnixMilli(), p.rouse)
 	if err == nil {
 		for i, b := range batches[:n] {
