@@ -2,6 +2,7 @@ package riffle
 
 import (
 	"context"
+	"errors"
 
 	"github.com/rifflelog/riffle/internal/batch"
 )
@@ -20,7 +21,7 @@ func (p *Partition) appendAhead(ctx context.Context, batches []batch.Batch, now 
 	n = p.together(batches, now)
 	_, unmapped, err := p.appendLocked(batches[0], batches[1:n]...)
 	if err != nil {
-		p.mu.Unlock()
+		err = p.unlockAndUndo(ctx, n, err)
 		p.reportFailure()
 		p.topic.log.release(unmapped)
 		return n, nil, err
@@ -40,6 +41,21 @@ func (p *Partition) appendAhead(ctx context.Context, batches []batch.Batch, now 
 		p.topic.log.run(func() { p.flush(round) })
 	}
 	return n, round, nil
+}
+
+// unlockAndUndo returns err, with which a write of n batches has failed, once nothing of them
+// can be found any more. Of one alone a torn part was left and is cut off, of several whole
+// batches: a power cut could bring those back as long as the cut is not flushed. Called with mu
+// held, which it releases.
+func (p *Partition) unlockAndUndo(ctx context.Context, n int, err error) error {
+	if n == 1 || p.failed != nil { // then they are in doubt
+		p.mu.Unlock()
+		return err
+	}
+	if failed := p.unlockAndFlush(ctx, p.flushed); failed != nil {
+		return errors.Join(inDoubt(failed), err)
+	}
+	return err
 }
 
 // together is how many batches can be written at once, of which the first one can: those

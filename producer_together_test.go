@@ -318,3 +318,34 @@ func TestPanicWhileWritingLeavesInDoubt(t *testing.T) {
 	require.ErrorIs(t, err, ErrClosed)
 	_ = l.Close() // it has said why it failed
 }
+
+// TestWhatAFullDiskLeavesOfSeveralIsGone: a write of several batches finds the disk full after
+// the first one, which is whole. Once that is said, no power cut brings it back.
+func TestWhatAFullDiskLeavesOfSeveralIsGone(t *testing.T) {
+	for _, flush := range []FlushPolicy{FlushBeforeAck, FlushAsync} {
+		disk := memfs.New()
+		fsys := errfs.New(disk)
+		l, err := open(fsys, "/data", nil)
+		require.NoError(t, err)
+		p := partOf(t, l, "topic", &TopicConfig{Flush: flush})
+		appendValues(t, p, 0, 1)
+		require.NoError(t, p.Sync(ctx))
+		var batches []batch.Batch
+		for range 3 {
+			b, err := new(encoder).encode([]Record{{Key: []byte("failed")}}, p.topic.config(), time.Now().UnixMilli())
+			require.NoError(t, err)
+			batches = append(batches, b)
+		}
+		fsys.FailKind(errfs.Write, 1, &errfs.Partial{Bytes: len(batches[0]) + 1, Err: vfs.ErrNoSpace})
+		n, _, err := p.appendAhead(ctx, batches, time.Now().UnixMilli(), func() {})
+		require.ErrorIs(t, err, ErrDiskFull)
+		require.NotErrorIs(t, err, ErrInDoubt)
+		require.Equal(t, 3, n)
+		for seed := range uint64(30) {
+			clone := disk.CrashClone(seed)
+			after := openAt(t, clone, "/data", nil)
+			require.Equal(t, wantValues(0, 1), readValues(t, partitionOf(after, "topic"), Earliest))
+		}
+		require.NoError(t, l.Close())
+	}
+}
