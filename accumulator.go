@@ -251,16 +251,7 @@ func (p *Producer) add(q *sendQueue, r *Record, done func(RecordMetadata, error)
 		p.added(q, b, b.now, done) // what most are, in less time
 		return 0, nil
 	}
-	if r.Key == nil && compacts {
-		err = fmt.Errorf("%w: it has no key, and the topic is compacted", batch.ErrInvalid)
-	}
-	ts := b.now
-	if err == nil && !r.Timestamp.IsZero() {
-		ts, err = millis(r.Timestamp, b.now)
-	}
-	if err == nil {
-		err = batch.Add(&b.builder, ts, r.Key, r.Value, r.Headers)
-	}
+	ts, err := addRecord(&b.builder, r, compacts, b.now)
 	if err != nil {
 		if b.count == 0 {
 			q.open = nil

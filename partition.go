@@ -262,14 +262,7 @@ func (e *encoder) encodeAs(recs []Record, cfg *TopicConfig, codec compress.Codec
 		if len(r.Headers) == 0 && !keyed && r.Timestamp.IsZero() && e.b.AddSmall(now, r.Key, r.Value) {
 			continue // what most are, in less time
 		}
-		ms, err := millis(r.Timestamp, now)
-		if keyed && r.Key == nil {
-			err = fmt.Errorf("%w: it has no key, and the topic is compacted", batch.ErrInvalid)
-		}
-		if err == nil {
-			err = batch.Add(&e.b, ms, r.Key, r.Value, r.Headers)
-		}
-		if err != nil {
+		if _, err := addRecord(&e.b, r, keyed, now); err != nil {
 			alone := i == 0 || len(r.Key)+len(r.Value) > most
 			return nil, fmt.Errorf("record %d: %w", i, encodeError(err, alone))
 		}
@@ -286,6 +279,18 @@ func (e *encoder) encodeAs(recs []Record, cfg *TopicConfig, codec compress.Codec
 		batch.Batch(b).SetLogAppendTime(now)
 	}
 	return b, nil
+}
+
+// addRecord adds r to the batch that b builds, which takes only records with a key if it is
+// keyed. It returns the time that r has there.
+func addRecord(b *batch.Builder, r *Record, keyed bool, now int64) (ts int64, err error) {
+	if keyed && r.Key == nil {
+		return 0, fmt.Errorf("%w: it has no key, and the topic is compacted", batch.ErrInvalid)
+	}
+	if ts, err = millis(r.Timestamp, now); err != nil {
+		return 0, err
+	}
+	return ts, batch.Add(b, ts, r.Key, r.Value, r.Headers)
 }
 
 // millis returns a record's timestamp as a batch has it.

@@ -95,6 +95,15 @@ func (h *heldUp) add(t *testing.T, n int) {
 	}
 }
 
+// requireTriedAgain waits until what has failed is tried again.
+func (h *heldUp) requireTriedAgain(t *testing.T) {
+	require.Eventually(t, func() bool {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		return len(h.writes) > 2
+	}, 10*time.Second, time.Millisecond, "it is tried again")
+}
+
 // requireInOrder requires that all were sent once, in order, and are there.
 func (h *heldUp) requireInOrder(t *testing.T) {
 	values := h.values(t, 0)
@@ -158,11 +167,7 @@ func TestBatchesTogetherFailTogether(t *testing.T) {
 	h.setFail(&errfs.Partial{Bytes: 2000, Err: vfs.ErrNoSpace})
 	h.add(t, 10)
 	h.letGo()
-	require.Eventually(t, func() bool {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		return len(h.writes) > 2
-	}, 10*time.Second, time.Millisecond, "it is tried again")
+	h.requireTriedAgain(t)
 	require.Len(t, h.values(t, 0), 3)
 	h.setFail(nil)
 	require.NoError(t, h.Flush(ctx))
@@ -194,11 +199,7 @@ func TestBatchesTogetherAreNotTooMany(t *testing.T) {
 		require.NoError(t, h.Enqueue(ctx, to(strings.Repeat("x", 300<<10)), nil))
 	}
 	h.letGo()
-	require.Eventually(t, func() bool {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		return len(h.writes) > 2
-	}, 10*time.Second, time.Millisecond, "it is tried again")
+	h.requireTriedAgain(t)
 	h.setFail(nil)
 	require.NoError(t, h.Flush(ctx))
 	require.Greater(t, h.writes[1], int64(maxTogetherBytes*5/6), "three of them")
