@@ -379,6 +379,10 @@ func (l *Log) start(f func()) bool {
 	return true
 }
 
+// goOn runs f on a goroutine that takes the place of the one that it is called on, which the
+// log has started.
+func (l *Log) goOn(f func()) { l.tasks.Go(func() { l.run(f) }) }
+
 // maxFlushers is how many goroutines of ours flush partitions at a time.
 const maxFlushers = 8
 

@@ -1,6 +1,9 @@
 package riffle
 
 import (
+	"runtime"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -12,13 +15,19 @@ import (
 
 // TestEachRecordIsToldOfItself enqueues records of which some have a done, some a time of
 // their own, with hooks or without, in batches of a few: who is told hears the offset and the
-// time that the log has, in order, also after a done that panics.
+// time that the log has, in order, also after a done that panics or ends its goroutine.
 func TestEachRecordIsToldOfItself(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		var told, hooked []RecordMetadata
 		opts := &ProducerOptions{BatchBytes: 1 << 10, Linger: time.Hour, DeliveryTimeout: 2 * time.Hour}
 		if rapid.Bool().Draw(rt, "hooks") {
-			opts.Hooks = []ProducerHooks{{Acked: func(m RecordMetadata, err error) {
+			exits := rapid.Bool().Draw(rt, "hooks end the goroutine")
+			first := ProducerHooks{Acked: func(RecordMetadata, error) {
+				if exits {
+					runtime.Goexit()
+				}
+			}}
+			opts.Hooks = []ProducerHooks{first, {Acked: func(m RecordMetadata, err error) {
 				require.NoError(rt, err)
 				hooked = append(hooked, m)
 			}}}
@@ -35,12 +44,15 @@ func TestEachRecordIsToldOfItself(t *testing.T) {
 			}
 			var done func(RecordMetadata, error)
 			if rapid.IntRange(0, 2).Draw(rt, "heard") > 0 {
-				panics := rapid.IntRange(0, 9).Draw(rt, "panics") == 0
+				ends := rapid.IntRange(0, 19).Draw(rt, "ends")
 				done = func(m RecordMetadata, err error) {
 					require.NoError(rt, err)
 					told = append(told, m)
-					if panics {
+					switch ends {
+					case 0, 1:
 						panic("of the test")
+					case 2, 3:
+						runtime.Goexit()
 					}
 				}
 				heard = append(heard, i)
@@ -81,8 +93,56 @@ func TestDonesAreForgotten(t *testing.T) {
 	for n := range b.count {
 		b.dones.set(n, func(RecordMetadata, error) {}, nil)
 	}
-	p.tell(top.all()[0], b, ErrClosed)
+	s := &sender{p: p}
+	s.tell(endedBatch{&sendQueue{p: top.all()[0]}, b, ErrClosed})
 	for _, done := range b.dones[:cap(b.dones)] {
 		require.Nil(t, done)
 	}
+}
+
+// TestDoneThatEndsItsGoroutine, as FailNow of a test does: what comes behind it is sent and told
+// of all the same, of the same write and of others, and the producer can be flushed and closed.
+func TestDoneThatEndsItsGoroutine(t *testing.T) {
+	h := newHeldUp(t, nil, &ProducerOptions{})
+	var exits atomic.Int64
+	exit := func(m RecordMetadata, err error) {
+		exits.Add(1)
+		runtime.Goexit()
+	}
+	for range 5 {
+		h.add(t, 3)
+		require.NoError(t, h.Enqueue(ctx, to(strings.Repeat("x", 700)), exit))
+	}
+	require.NoError(t, h.Enqueue(ctx, to("small"), exit))
+	h.letGo()
+	require.NoError(t, h.Flush(ctx))
+	require.EqualValues(t, 6, exits.Load())
+	for _, done := range h.done {
+		require.Equal(t, "done <nil>", done)
+	}
+	require.Len(t, h.values(t, 0), 2+len(h.done)+6)
+	require.NoError(t, h.Enqueue(ctx, to("last"), exit))
+	require.NoError(t, h.Close())
+	require.EqualValues(t, 7, exits.Load())
+	h.log.tasks.Wait()
+}
+
+// TestDoneThatEndsItsGoroutineTooLate: there is none any more that could send what is enqueued.
+func TestDoneThatEndsItsGoroutineTooLate(t *testing.T) {
+	p := newProducerOn(t, nil, nil)
+	p.log.taskMu.Lock()
+	p.log.stopped = true
+	p.log.taskMu.Unlock()
+	told := 0
+	err := p.Enqueue(ctx, to("x"), func(_ RecordMetadata, err error) {
+		require.ErrorIs(t, err, ErrClosed)
+		told++
+		runtime.Goexit()
+	})
+	require.NoError(t, err)
+	require.Equal(t, 1, told)
+	require.NoError(t, p.Close())
+	p.log.taskMu.Lock()
+	p.log.stopped = false
+	p.log.taskMu.Unlock()
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime/debug"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/rifflelog/riffle/internal/batch"
@@ -33,7 +34,7 @@ func (p *Producer) poke(due bool) {
 	case !p.running:
 		if len(p.active) > 0 {
 			p.running = true
-			if !p.log.start(p.run) {
+			if !p.log.start((&sender{p: p}).run) {
 				p.running = false
 				p.failAll(p.log.closedError())
 			}
@@ -83,11 +84,26 @@ type sendStep struct {
 	send    bool         // they are to be appended
 }
 
-// run is the goroutine. It ends when nothing is left.
-func (p *Producer) run() {
-	s := &sender{p: p}
-	defer s.stop()
+// run is the goroutine. It ends when nothing is left, or when the caller's code ends it: then
+// another one goes on.
+func (s *sender) run() {
+	p := s.p
+	defer func() {
+		if s.exited {
+			s.exited = false
+			p.log.goOn(s.run)
+			return
+		}
+		s.stop()
+	}()
 	for {
+		s.tellAll()
+		if len(s.left) > 0 {
+			step := s.left[0]
+			s.left = s.left[1:]
+			s.take(step)
+			continue
+		}
 		now := time.Now()
 		p.lockSoon()
 		s.settle()
@@ -108,11 +124,8 @@ func (p *Producer) run() {
 		p.mu.Unlock()
 		if len(s.steps) == 0 {
 			s.sleep(now, next)
-			continue
 		}
-		for _, step := range s.steps {
-			s.take(step)
-		}
+		s.left = s.steps
 	}
 }
 
@@ -231,7 +244,8 @@ func (p *Producer) due(q *sendQueue, now time.Time) (at time.Time, due bool) {
 	return time.Time{}, true
 }
 
-// endedBatch is a batch whose memory is to be given back.
+// endedBatch is a batch that nothing more is done for: who wants to hear of it is told, and
+// then its memory is given back.
 type endedBatch struct {
 	q   *sendQueue
 	b   *sendBatch
@@ -242,8 +256,12 @@ type endedBatch struct {
 type sender struct {
 	p       *Producer
 	steps   []sendStep
+	left    []sendStep   // those of them that are still to be done
 	taken   []*sendBatch // those of steps
 	encoded []batch.Batch
+	telling []endedBatch // who wants to hear of them has not; see tellAll
+	at      told         // of the first of those
+	exited  bool         // the caller's code is ending the goroutine
 	ended   []endedBatch // who wants to hear of them has; see settle
 	timer   *time.Timer
 	ctx     context.Context // bounds one append
@@ -506,20 +524,30 @@ func (s *sender) bounded(now time.Time) context.Context {
 	return s.ctx
 }
 
-// end tells all who want to hear of a batch how it has ended; settle gives its memory back.
-// That of those before it comes first: a done of this one may wait for it.
+// end has all hear of a batch who want to, how it has ended; see tellAll.
 func (s *sender) end(q *sendQueue, b *sendBatch, err error) {
-	p := s.p
 	if err != nil {
 		err = q.p.error("send", err)
-		p.log.opts.Logger.Warn("records are not sent",
-			"client", p.opts.ClientID, "topic", q.p.topic.name, "partition", q.p.index, "records", b.count, "err", err)
+		s.p.log.opts.Logger.Warn("records are not sent",
+			"client", s.p.opts.ClientID, "topic", q.p.topic.name, "partition", q.p.index, "records", b.count, "err", err)
 	}
-	if len(b.dones) > 0 || p.acked {
-		s.settleNow()
-		p.tell(q.p, b, err)
+	s.telling = append(s.telling, endedBatch{q, b, err})
+}
+
+// tellAll tells all who want to hear of batches that have ended; settle gives the memory of
+// those back. That of those before it comes first: a done of this one may wait for it. It can
+// be called again to go on, where the caller's code has ended the goroutine.
+func (s *sender) tellAll() {
+	for len(s.telling) > 0 {
+		e := s.telling[0]
+		if len(e.b.dones) > 0 || s.p.acked {
+			s.settleNow()
+			s.tell(e)
+		}
+		s.at = told{}
+		s.telling = slices.Delete(s.telling, 0, 1)
+		s.ended = append(s.ended, e)
 	}
-	s.ended = append(s.ended, endedBatch{q, b, err})
 }
 
 // settleNow is settle, if there is something to settle.
@@ -547,40 +575,46 @@ func (s *sender) settle() {
 }
 
 // tell calls hooks and dones, and forgets them.
-func (p *Producer) tell(part *Partition, b *sendBatch, err error) {
-	at, end := told{}, len(b.dones)
-	if p.acked {
-		end = b.count
+func (s *sender) tell(e endedBatch) {
+	end := len(e.b.dones)
+	if s.p.acked {
+		end = e.b.count
 	}
-	for at.record < end {
-		p.tellFrom(&at, end, part, b, err)
+	for s.at.record < end {
+		s.tellFrom(e, end)
 	}
-	clear(b.dones)
-	b.dones = b.dones[:0]
+	clear(e.b.dones)
+	e.b.dones = e.b.dones[:0]
 }
 
 // told is the next of the caller's functions to call: the record's done comes after the
 // hooks.
 type told struct{ record, hook int }
 
-// tellFrom calls what comes from at on, until one panics: that keeps no other from being
-// called, since somebody may wait for it.
-func (p *Producer) tellFrom(at *told, end int, part *Partition, b *sendBatch, err error) {
+// tellFrom calls what comes from s.at on, until one panics, or ends the goroutine, as a test's
+// FailNow does: that keeps no other from being called, since somebody may wait for it.
+func (s *sender) tellFrom(e endedBatch, end int) {
+	p, b, part := s.p, e.b, e.q.p
 	m := RecordMetadata{Topic: part.topic.name, Partition: part.index, Offset: NoOffset}
+	returned := false
 	defer func() {
 		if r := recover(); r != nil {
 			p.panicked(m, r)
+		} else if !returned {
+			s.exited = true
+			p.log.opts.Logger.Error("a callback of a producer has ended its goroutine",
+				"client", p.opts.ClientID, "topic", m.Topic)
 		}
 	}()
-	appended := err == nil && p.opts.Acks != AcksNone
+	appended := e.err == nil && p.opts.Acks != AcksNone
 	now, times := b.now, b.times
 	if b.encoded != nil && b.encoded.TimestampType() == batch.LogAppendTime {
 		now, times = b.encoded.MaxTimestamp(), nil
 	}
 	last := now
 	m.Timestamp = time.UnixMilli(now).UTC()
-	for at.record < end {
-		n := at.record
+	for s.at.record < end {
+		n := s.at.record
 		if appended {
 			m.Offset = b.end - Offset(b.count) + Offset(n)
 		}
@@ -588,17 +622,18 @@ func (p *Producer) tellFrom(at *told, end int, part *Partition, b *sendBatch, er
 			last = ts
 			m.Timestamp = time.UnixMilli(ts).UTC()
 		}
-		for p.acked && at.hook < len(p.opts.Hooks) {
-			h := p.opts.Hooks[at.hook].Acked
-			if at.hook++; h != nil {
-				h(m, err)
+		for p.acked && s.at.hook < len(p.opts.Hooks) {
+			h := p.opts.Hooks[s.at.hook].Acked
+			if s.at.hook++; h != nil {
+				h(m, e.err)
 			}
 		}
-		*at = told{record: n + 1}
+		s.at = told{record: n + 1}
 		if done := b.dones.get(n, nil); done != nil {
-			done(m, err)
+			done(m, e.err)
 		}
 	}
+	returned = true
 }
 
 // callAcked calls the hooks for one record.
@@ -631,15 +666,15 @@ func (p *Producer) panicked(m RecordMetadata, r any) {
 }
 
 // failAll ends all that p holds: there is no goroutine any more that could. Called with mu
-// held, by who could not start it.
+// held, by who could not start it, which it releases and takes again.
 func (p *Producer) failAll(err error) {
 	s := &sender{p: p}
 	for _, q := range p.active {
 		if q.open != nil {
 			p.closeOpen(q)
 		}
-		for _, b := range q.full {
-			s.steps = append(s.steps, sendStep{q, []*sendBatch{b}, err, false})
+		for i := range q.full {
+			s.step(q, q.full[i:i+1], err, false)
 		}
 		q.full, q.listed = nil, false
 	}
@@ -647,6 +682,11 @@ func (p *Producer) failAll(err error) {
 	p.mu.Unlock()
 	for _, step := range s.steps {
 		s.take(step)
+	}
+	for len(s.telling) > 0 { // the caller's code may end a goroutine
+		var telling sync.WaitGroup
+		telling.Go(s.tellAll)
+		telling.Wait()
 	}
 	p.mu.Lock()
 	s.settle()
