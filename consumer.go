@@ -407,16 +407,18 @@ func (c *Consumer) shutdown(ctx context.Context) (err error) {
 		c.commitTimer.Stop()
 	}
 	c.mu.Unlock()
-	if c.member != nil {
-		err = c.member.leave(ctx)
+	defer func() { // also where a callback ends the goroutine
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		for _, s := range c.sources {
+			c.drop(s)
+		}
+		c.endTurn()
+	}()
+	if c.member == nil {
+		return nil
 	}
-	c.mu.Lock()
-	for _, s := range c.sources {
-		c.drop(s)
-	}
-	c.mu.Unlock()
-	c.endTurn()
-	if err != nil {
+	if err := c.member.leave(ctx); err != nil {
 		return c.error("close", err)
 	}
 	return nil

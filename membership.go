@@ -381,39 +381,45 @@ func (m *membership) sendLeave(id string, done func()) {
 }
 
 // leave ends the membership for good: what was passed is committed, and Revoked is told.
-func (m *membership) leave(ctx context.Context) error {
+func (m *membership) leave(ctx context.Context) (err error) {
 	parts := m.c.Assignment()
 	m.c.mu.Lock()
 	lost := m.lost || m.fatal != nil
 	byHand := m.c.subscribed.kind() == byHand
 	m.c.mu.Unlock()
 	defer m.retire()
-	var errs []error
+	defer func() { err = errors.Join(err, m.leaveGroup(ctx)) }() // also where a callback ends the goroutine
 	switch {
 	case lost && len(parts) > 0:
-		errs = append(errs, m.c.call(ctx, "Lost", m.c.opts.Lost, parts))
+		err = m.c.call(ctx, "Lost", m.c.opts.Lost, parts)
 	case len(parts) > 0:
-		errs = append(errs, m.c.commitPassed(ctx, true))
+		err = m.c.commitPassed(ctx, true)
 		if !byHand {
-			errs = append(errs, m.tellGone(ctx, parts))
+			err = errors.Join(err, m.tellGone(ctx, parts))
 		}
 	}
+	return err
+}
+
+// leaveGroup has the coordinator know that it leaves, if it is a member.
+func (m *membership) leaveGroup(ctx context.Context) error {
 	m.c.mu.Lock()
 	m.noteID()
 	id := m.id
 	m.forget()
 	m.c.mu.Unlock()
-	if id != "" {
-		left := make(chan struct{})
-		m.sendLeave(id, func() { close(left) })
-		select {
-		case <-left:
-		case <-ctx.Done():
-			errs = append(errs, ctx.Err())
-		case <-m.c.log.broken:
-		}
+	if id == "" {
+		return nil
 	}
-	return errors.Join(errs...)
+	left := make(chan struct{})
+	m.sendLeave(id, func() { close(left) })
+	select {
+	case <-left:
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-m.c.log.broken:
+	}
+	return nil
 }
 
 // retire makes late whatever the coordinator still has to say.

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -513,6 +515,45 @@ func TestCallbacks(t *testing.T) {
 		require.Equal(t, err, a.Close())
 		w.settle(b)
 		require.Equal(t, "topic-0 topic-1", b.has())
+	})
+}
+
+// TestCallbackThatEndsItsGoroutine, as FailNow of a test does, where a poll or Close has called
+// it: the consumer can be used again, or is closed, and the group goes on at once.
+func TestCallbackThatEndsItsGoroutine(t *testing.T) {
+	inGroupWorld(t, 2, nil, func(t *testing.T, w *groupWorld) {
+		exits := 1
+		exit := func(context.Context, *Consumer, []TopicPartition) error {
+			if exits--; exits >= 0 {
+				runtime.Goexit()
+			}
+			return nil
+		}
+		beside := func(f func()) {
+			var done sync.WaitGroup
+			done.Go(f)
+			done.Wait()
+		}
+		w.send("topic")
+		a := w.join(ConsumerOptions{Assigned: exit, Revoked: exit})
+		for range 4 {
+			beside(func() { _ = a.poll() })
+		}
+		w.settle(a)
+		require.Equal(t, "topic-0 topic-1", a.has())
+		require.Len(t, a.handed(), 2)
+		require.NoError(t, a.poll()) // passes them
+		b := w.join(ConsumerOptions{})
+		exits = 1
+		began := time.Now()
+		beside(func() { _ = a.Close() })
+		require.Zero(t, exits)
+		require.NoError(t, a.Close())
+		w.settle(b)
+		require.Equal(t, "topic-0 topic-1", b.has())
+		require.Less(t, time.Since(began), time.Second, "by the clock of the bubble")
+		require.Equal(t, Offset(1), w.committed(0))
+		require.ErrorIs(t, a.poll(), ErrClosed)
 	})
 }
 
