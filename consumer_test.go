@@ -3,6 +3,8 @@ package riffle
 import (
 	"context"
 	"regexp"
+	"runtime"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -393,13 +395,13 @@ func TestWakeup(t *testing.T) {
 func TestHookThatPanics(t *testing.T) {
 	inConsumerWorld(t, 1, func(t *testing.T, l *Log) {
 		appendValues(t, part0(t, l), 0, 3)
-		bad := true
+		bad := func() { panic("no") }
 		c := consumerOf(t, l, ConsumerOptions{Group: "g", Topics: []string{"topic"}, Hooks: []ConsumerHooks{
 			{},
 			{Deliver: func(_ context.Context, r *Record) { r.Value = append([]byte("+"), r.Value...) }},
 			{Deliver: func(_ context.Context, r *Record) {
-				if bad && r.Offset == 1 {
-					panic("no")
+				if r.Offset == 1 {
+					bad()
 				}
 			}},
 		}})
@@ -407,11 +409,15 @@ func TestHookThatPanics(t *testing.T) {
 			_, err := c.Poll(ctx)
 			require.ErrorContains(t, err, "Deliver has panicked: no")
 		}
+		bad = runtime.Goexit // as FailNow of a test does
+		var exiting sync.WaitGroup
+		exiting.Go(func() { _, _ = c.Poll(ctx) })
+		exiting.Wait()
 		require.NoError(t, c.Commit(ctx))
 		pos, err := c.Committed(ctx, at0)
 		require.NoError(t, err)
 		require.Equal(t, Offset(0), pos[at0].Offset, "nothing was handed out")
-		bad = false
+		bad = func() {}
 		require.Equal(t, []string{"+v0", "+v1", "+v2"}, polled(t, c))
 	})
 }

@@ -227,12 +227,18 @@ func (c *Consumer) endTurn() {
 }
 
 // deliver calls the hooks. If one panics, that is the poll's error, and what the poll has taken
-// comes again with the next one.
-func (c *Consumer) deliver(ctx context.Context, recs []Record) error {
+// comes again with the next one; also if one ends the goroutine.
+func (c *Consumer) deliver(ctx context.Context, recs []Record) (err error) {
 	if len(c.opts.Hooks) == 0 || len(recs) == 0 {
 		return nil
 	}
-	err := calling("Deliver", func() error {
+	delivered := false
+	defer func() {
+		if !delivered {
+			c.takeBack()
+		}
+	}()
+	err = calling("Deliver", func() error {
 		for i := range recs {
 			for _, h := range c.opts.Hooks {
 				if h.Deliver != nil {
@@ -242,9 +248,7 @@ func (c *Consumer) deliver(ctx context.Context, recs []Record) error {
 		}
 		return nil
 	})
-	if err != nil {
-		c.takeBack()
-	}
+	delivered = err == nil
 	return err
 }
 
