@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -25,6 +26,7 @@ type heldUp struct {
 	writes  []int64    // how many bytes each has, to the log
 	fail    error      // of those after the first
 	panics  bool       // they do
+	room    int64      // larger ones find the disk full; 0: none does
 	done    []string
 	offsets []Offset
 }
@@ -65,6 +67,9 @@ func newHeldUp(t *testing.T, cfg *TopicConfig, opts *ProducerOptions) *heldUp {
 		}
 		if h.panics {
 			panic("of the test")
+		}
+		if h.room > 0 && op.Len > h.room {
+			return &errfs.Partial{Bytes: int(h.room), Err: vfs.ErrNoSpace}
 		}
 		return h.fail
 	}})
@@ -193,6 +198,22 @@ func TestBatchesTogetherFailTogether(t *testing.T) {
 			require.NotContains(t, done, ErrInDoubt.Error())
 		}
 	}
+}
+
+// TestBatchesTogetherFitAlone: where the disk has room for one of them at a time, they are
+// written one at a time, and without delay.
+func TestBatchesTogetherFitAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHeldUp(t, nil, &ProducerOptions{})
+		h.room = 1000
+		h.add(t, 20)
+		began := time.Now()
+		h.letGo()
+		require.NoError(t, h.Flush(ctx))
+		h.requireInOrder(t)
+		require.Zero(t, time.Since(began), "by the clock of the bubble")
+		require.LessOrEqual(t, len(h.writes), 2*20, "each is tried with others once")
+	})
 }
 
 // TestBatchesTogetherAreNotTooMany: as many leave together as have a MiB, also when they are

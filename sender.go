@@ -322,6 +322,9 @@ func (s *sender) take(step sendStep) {
 		return
 	}
 	n, round, err := s.append(q, batches)
+	if n > 1 && errors.Is(err, ErrDiskFull) && again(err) { // there may be room for one
+		n, round, err = s.append(q, batches[:1])
+	}
 	if again(err) {
 		n = 1 // the others behind it
 	}
