@@ -247,7 +247,8 @@ func (p *Producer) SendAll(ctx context.Context, recs ...Record) ([]RecordMetadat
 // called once, when r is acknowledged or has failed: on the producer's goroutine, for the
 // records of a partition in order. It must not block or call the producer's Send, SendAll,
 // Flush, Shutdown or Close; what it enqueues may find no room, so that its context must
-// end; its panics are logged. R and what it points to are the caller's again when Enqueue
+// end. That it panics, or ends its goroutine, as a test's FailNow does, is logged, and keeps
+// no other from being called. R and what it points to are the caller's again when Enqueue
 // returns. A record without a timestamp gets that of its batch. What fails without a done,
 // Flush tells.
 //
