@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -47,8 +48,9 @@ type sendRun struct {
 // TestEveryRecordEndsOnce draws lives of a producer: records one at a time, all at once or
 // without waiting, from several goroutines, with contexts that end, flushes, a full disk
 // that heals, writes and flushes that fail or take their time, a topic that takes less, a log
-// that fails, and a close with or without patience. Each record that was taken ends once; what was acknowledged is in the log once, at
-// its offset, in the order in which it was sent and hears of it; what failed without doubt is not there.
+// that fails, dones that end their goroutine, and a close with or without patience. Each record
+// that was taken ends once; what was acknowledged is in the log once, at its offset, in the
+// order in which it was sent and hears of it; what failed without doubt is not there.
 func TestEveryRecordEndsOnce(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		cfg := &TopicConfig{Partitions: 2, SegmentBytes: 4 << 10, FlushInterval: time.Second}
@@ -165,13 +167,14 @@ func (r *sendRun) step(t *rapid.T) func() {
 		recs, all = append(recs, rec), append(all, s)
 	}
 	quiet := rapid.IntRange(0, 4).Draw(t, "quiet") == 0
+	exits := rapid.IntRange(0, 4).Draw(t, "dones end the goroutine") == 0
 	r.groups++
 	for _, s := range all {
 		s.group = r.groups
 	}
 	return within(func(ctx context.Context) {
 		for i, rec := range recs {
-			r.enqueue(ctx, rec, all[i], quiet)
+			r.enqueue(ctx, rec, all[i], quiet, exits)
 		}
 	})
 }
@@ -187,8 +190,13 @@ func (r *sendRun) record(t *rapid.T) (Record, *sentRecord) {
 	return Record{Topic: "topic", Partition: s.partition, Value: append(value, make([]byte, size)...)}, s
 }
 
-func (r *sendRun) enqueue(ctx context.Context, rec Record, s *sentRecord, quiet bool) {
-	done := func(m RecordMetadata, err error) { r.ended(s, m, err) }
+func (r *sendRun) enqueue(ctx context.Context, rec Record, s *sentRecord, quiet, exits bool) {
+	done := func(m RecordMetadata, err error) {
+		r.ended(s, m, err)
+		if exits {
+			runtime.Goexit()
+		}
+	}
 	if quiet {
 		done = nil
 	}
