@@ -332,9 +332,13 @@ func TestPanicWhileWritingLeavesInDoubt(t *testing.T) {
 	h := newHeldUp(t, nil, &ProducerOptions{})
 	h.panics = true
 	h.add(t, 10)
+	h.outstanding() // also the last one leaves with the others
 	h.letGo()
-	require.ErrorIs(t, h.Flush(ctx), ErrClosed)
+	if err := h.Flush(ctx); err != nil { // else all have ended already
+		require.ErrorIs(t, err, ErrClosed)
+	}
 	h.log.tasks.Wait()
+	require.ErrorIs(t, h.Enqueue(ctx, to("late"), nil), ErrClosed)
 	for _, done := range h.done[1:] { // the first one may be flushed
 		require.Contains(t, done, ErrInDoubt.Error())
 		require.Contains(t, done, ErrClosed.Error())
