@@ -250,7 +250,7 @@ func TestFullDiskHeals(t *testing.T) {
 	p := partOf(t, l, "topic", nil)
 	appendValues(t, p, 0, 3)
 	for _, part := range []int{0, 1, 60, 61, 100} {
-		fsys.FailKind(errfs.Write, 1, &errfs.Partial{Bytes: part, Err: vfs.ErrNoSpace})
+		fsys.Add(errfs.Rule{Kind: errfs.Write, Name: p.path(logFileName(0)), Times: 1, Err: &errfs.Partial{Bytes: part, Err: vfs.ErrNoSpace}})
 		_, err := p.Append(ctx, Record{Value: make([]byte, 200)})
 		require.ErrorIs(t, err, ErrDiskFull)
 		require.NotErrorIs(t, err, ErrInDoubt)
@@ -276,7 +276,7 @@ func TestFailedWriteThatCannotBeUndone(t *testing.T) {
 	l := openAt(t, fsys, "/data", nil)
 	p := partOf(t, l, "topic", nil)
 	appendValues(t, p, 0, 3)
-	fsys.FailKind(errfs.Write, 1, &errfs.Partial{Bytes: 50, Err: vfs.ErrNoSpace})
+	fsys.Add(errfs.Rule{Kind: errfs.Write, Name: p.path(logFileName(0)), Times: 1, Err: &errfs.Partial{Bytes: 50, Err: vfs.ErrNoSpace}})
 	fsys.FailKind(errfs.Truncate, 1, nil)
 	_, err := p.Append(ctx, Record{Value: make([]byte, 200)})
 	requireAll(t, err, ErrPartitionFailed)

@@ -349,7 +349,7 @@ func TestPanicWhileWritingLeavesInDoubt(t *testing.T) {
 	require.NoError(t, err)
 	p := partOf(t, l, "topic", nil)
 	appendValues(t, p, 0, 1)
-	fsys.Add(errfs.Rule{Kind: errfs.Write, Decide: func(errfs.Op) error { panic("of the test") }})
+	fsys.Add(errfs.Rule{Kind: errfs.Write, Name: p.path(logFileName(0)), Decide: func(errfs.Op) error { panic("of the test") }})
 	_, err = p.Append(ctx, Record{})
 	require.ErrorIs(t, err, ErrInDoubt)
 	require.ErrorIs(t, err, ErrClosed)
@@ -373,7 +373,10 @@ func TestWhatAFullDiskLeavesOfSeveralIsGone(t *testing.T) {
 			require.NoError(t, err)
 			batches = append(batches, b)
 		}
-		fsys.FailKind(errfs.Write, 1, &errfs.Partial{Bytes: len(batches[0]) + 1, Err: vfs.ErrNoSpace})
+		fsys.Add(errfs.Rule{
+			Kind: errfs.Write, Name: p.path(logFileName(0)), Times: 1,
+			Err: &errfs.Partial{Bytes: len(batches[0]) + 1, Err: vfs.ErrNoSpace},
+		})
 		n, _, err := p.appendAhead(ctx, batches, time.Now().UnixMilli(), func() {})
 		require.ErrorIs(t, err, ErrDiskFull)
 		require.NotErrorIs(t, err, ErrInDoubt)
