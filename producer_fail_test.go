@@ -351,30 +351,33 @@ func TestProducerClosesWithItsFirstError(t *testing.T) {
 }
 
 // TestGivingUpWhileTheDiskIsFull gives up while a batch finds the disk full: it ends, and is
-// not tried again. Nothing but the producer's lock orders the two, as the race detector sees.
+// not tried again. The write ends when all others wait, which in a bubble of synctest is after
+// Shutdown; nothing but the producer's lock orders the two, as the race detector sees.
 func TestGivingUpWhileTheDiskIsFull(t *testing.T) {
-	fsys := errfs.New(memfs.New())
-	p := producerOn(t, fsys, "/data", nil, nil)
-	_, err := p.Send(ctx, to("first"))
-	require.NoError(t, err)
-	begun, hold := make(chan struct{}, 10), make(chan struct{})
-	heal := fsys.Add(errfs.Rule{Kind: errfs.Write, Decide: func(op errfs.Op) error {
-		if !strings.HasSuffix(op.Name, ".log") {
-			return nil
-		}
-		begun <- struct{}{}
-		<-hold
-		return vfs.ErrNoSpace
-	}})
-	ended := make(chan error, 1)
-	require.NoError(t, p.Enqueue(ctx, to("second"), func(_ RecordMetadata, err error) { ended <- err }))
-	<-begun
-	time.AfterFunc(50*time.Millisecond, func() { close(hold) })
-	now, cancel := context.WithCancel(ctx)
-	cancel()
-	require.ErrorIs(t, p.Shutdown(now), context.Canceled)
-	require.ErrorIs(t, <-ended, ErrDiskFull)
-	heal()
-	require.Empty(t, begun)
-	require.Equal(t, []string{"first"}, p.values(t, 0))
+	synctest.Test(t, func(t *testing.T) {
+		fsys := errfs.New(memfs.New())
+		p := producerOn(t, fsys, "/data", nil, nil)
+		_, err := p.Send(ctx, to("first"))
+		require.NoError(t, err)
+		time.Sleep(time.Minute) // what that has begun ends: none waits for the lock below
+		begun := make(chan struct{}, 10)
+		heal := fsys.Add(errfs.Rule{Kind: errfs.Write, Decide: func(op errfs.Op) error {
+			if !strings.HasSuffix(op.Name, ".log") {
+				return nil
+			}
+			begun <- struct{}{}
+			time.Sleep(50 * time.Millisecond)
+			return vfs.ErrNoSpace
+		}})
+		ended := make(chan error, 1)
+		require.NoError(t, p.Enqueue(ctx, to("second"), func(_ RecordMetadata, err error) { ended <- err }))
+		<-begun
+		now, cancel := context.WithCancel(ctx)
+		cancel()
+		require.ErrorIs(t, p.Shutdown(now), context.Canceled)
+		require.ErrorIs(t, <-ended, ErrDiskFull)
+		heal()
+		require.Empty(t, begun)
+		require.Equal(t, []string{"first"}, p.values(t, 0))
+	})
 }
