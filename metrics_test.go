@@ -117,7 +117,8 @@ func TestMetricsOfRecovery(t *testing.T) {
 	disk := memfs.New()
 	cfg := &TopicConfig{SegmentBytes: 40_000}
 	const size = 5000
-	l := openAt(t, disk, "/data", nil)
+	l, err := openTuned(disk, "/data", nil, gapTuning) // no recovery point is written in time
+	require.NoError(t, err)
 	p := partOf(t, l, "topic", cfg)
 	value := valueFor(t, size)
 	for range 10 { // two segments

@@ -31,10 +31,10 @@ func closedLog(t *testing.T, n int, cfg *TopicConfig) (fsys vfs.FS, dir, file st
 	return fsys, dir, p.path(logFileName(0))
 }
 
-// killedLog is closedLog of a process that was killed.
+// killedLog is closedLog of a process that was killed, before a recovery point was written.
 func killedLog(t *testing.T, n int, cfg *TopicConfig) (fsys vfs.FS, dir, file string) {
 	fsys, dir = testDir(t)
-	l, err := open(fsys, dir, nil)
+	l, err := openTuned(fsys, dir, nil, gapTuning)
 	require.NoError(t, err)
 	p := partOf(t, l, "topic", cfg)
 	appendValues(t, p, 0, n)
