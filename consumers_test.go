@@ -70,7 +70,7 @@ func (c *countedNews) news() { c.n.Add(1) }
 // TestFollowersComeAndGoWhileRecordsDo has followers come and go beside a writer: of a commit
 // those hear who have come and not gone, once.
 func TestFollowersComeAndGoWhileRecordsDo(t *testing.T) {
-	p := newPart(t, async)
+	p := newPart(t, &TopicConfig{Flush: FlushAsync, FlushInterval: Forever})
 	ended, beside := make(chan struct{}), make(chan error)
 	go func() {
 		for {
@@ -99,6 +99,8 @@ func TestFollowersComeAndGoWhileRecordsDo(t *testing.T) {
 	}
 	close(ended)
 	require.NoError(t, <-beside)
+	require.NoError(t, p.Sync(ctx)) // none begins with the next append
+	p.topic.log.tasks.Wait()        // followers hear of a flush too
 	heard := func(all []countedNews) (list []int64) {
 		for i := range all {
 			list = append(list, all[i].n.Load())

@@ -309,7 +309,7 @@ func TestQuietPartitionIsNotMapped(t *testing.T) {
 	l, err := open(disk, "/data", nil)
 	require.NoError(t, err)
 	defer l.Close()
-	p := partOf(t, l, "topic", async)
+	p := partOf(t, l, "topic", &TopicConfig{Flush: FlushAsync, FlushInterval: Forever})
 	for i := range 20 {
 		appendValues(t, p, i, i+1)
 		p.mu.Lock()
