@@ -194,7 +194,9 @@ func TestSyncWhileClosing(t *testing.T) {
 // TestSyncOfManyIdlePartitions costs no flush and no goroutine.
 func TestSyncOfManyIdlePartitions(t *testing.T) {
 	fsys := errfs.New(memfs.New())
-	l := openAt(t, fsys, "/data", nil)
+	l, err := openTuned(fsys, "/data", nil, gapTuning) // nothing is published or flushed in time
+	require.NoError(t, err)
+	defer func() { require.NoError(t, l.Close()) }()
 	for i := range 5 {
 		_, err := l.CreateTopic(ctx, fmt.Sprintf("topic%d", i), &TopicConfig{Partitions: 100})
 		require.NoError(t, err)
