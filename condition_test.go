@@ -628,7 +628,7 @@ func TestSearchAllocatesNothingARecord(t *testing.T) {
 	if invariants.Enabled {
 		return // the checks allocate
 	}
-	p := newPart(t, &TopicConfig{Flush: FlushAsync, FlushInterval: Forever})
+	p := partOf(t, openQuiet(t), "topic", quiet)
 	for i := range 1000 {
 		_, err := p.Append(ctx, keyed(i, 1, 100)...)
 		require.NoError(t, err)

@@ -22,8 +22,8 @@ func TestPollAllocates(t *testing.T) {
 	if invariants.Enabled {
 		return // pools forget at random under the race detector
 	}
-	l := openAt(t, memfs.New(), "/data", nil)
-	p := partOf(t, l, "topic", async)
+	l := openQuiet(t)
+	p := partOf(t, l, "topic", quiet)
 	recs := make([]Record, 500)
 	for i := range recs {
 		recs[i].Value = make([]byte, 100)
@@ -51,8 +51,8 @@ func TestPollOfOneRecordAllocates(t *testing.T) {
 	if invariants.Enabled {
 		return // pools forget at random under the race detector
 	}
-	l := openAt(t, memfs.New(), "/data", nil)
-	p := partOf(t, l, "topic", async)
+	l := openQuiet(t)
+	p := partOf(t, l, "topic", quiet)
 	c := consumerOf(t, l, ConsumerOptions{Topics: []string{"topic"}})
 	rec := Record{Value: make([]byte, 100)}
 	allocs := testing.AllocsPerRun(200, func() {

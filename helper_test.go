@@ -70,6 +70,22 @@ func openAt(t testing.TB, fsys vfs.FS, dir string, opts *Options) *Log {
 	return l
 }
 
+// openQuiet opens a log of its own in which nothing but flushes happens in time, for tests that
+// count allocations: those of the whole process.
+func openQuiet(t testing.TB) *Log {
+	t.Helper()
+	fsys, dir := testDir(t)
+	tune := defaultTuning
+	tune.boundsDelay, tune.publishDelay, tune.retentionInterval = Forever, 0, 0
+	l, err := openTuned(fsys, dir, nil, tune)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, l.Close()) })
+	return l
+}
+
+// quiet is async without flushes in time.
+var quiet = &TopicConfig{Flush: FlushAsync, FlushInterval: Forever}
+
 // requireNothingLeft shows that a log that is closed has given back what it held.
 func requireNothingLeft(t testing.TB, l *Log) {
 	t.Helper()

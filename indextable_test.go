@@ -90,7 +90,7 @@ func TestIndexAllocatesOnlyToGrow(t *testing.T) {
 	for range 6 {
 		add() // 600 entries: the blocks have room for 1024
 	}
-	require.Zero(t, testing.AllocsPerRun(1, add)) // and once before it counts
+	require.Zero(t, testing.AllocsPerRun(3, add)) // and once before it counts; there is room for 1000
 	require.Zero(t, testing.AllocsPerRun(100, func() {
 		offsets.find(500)
 		offsets.findPos(500)

@@ -473,7 +473,8 @@ func TestAllocations(t *testing.T) {
 	if invariants.Enabled {
 		return // the checks allocate
 	}
-	p := newPart(t, &TopicConfig{Flush: FlushAsync, FlushInterval: Forever})
+	l := openQuiet(t)
+	p := partOf(t, l, "topic", quiet)
 	recs := make([]Record, 1000)
 	for i := range recs {
 		recs[i].Value = make([]byte, 100)
@@ -502,7 +503,7 @@ func TestAllocations(t *testing.T) {
 		}
 	}
 	require.LessOrEqual(t, testing.AllocsPerRun(100, own), 12.0, "two chunks of 64 KiB and a few a loop")
-	p = newPart(t, &TopicConfig{Flush: FlushAsync, FlushInterval: Forever})
+	p = partOf(t, l, "other", quiet)
 	for range 1000 {
 		_, err := p.Append(ctx, one...)
 		require.NoError(t, err)

@@ -817,9 +817,12 @@ func TestSendAllocatesNothing(t *testing.T) {
 	if invariants.Enabled {
 		return // pools forget at random under the race detector
 	}
-	p := newProducerOn(t, async, nil)
+	l := openQuiet(t)
+	partOf(t, l, "topic", quiet)
+	p, err := l.NewProducer(nil)
+	require.NoError(t, err)
 	value := make([]byte, 100)
-	_, err := p.Send(ctx, Record{Topic: "topic", Value: value})
+	_, err = p.Send(ctx, Record{Topic: "topic", Value: value})
 	require.NoError(t, err)
 	require.Zero(t, testing.AllocsPerRun(100, func() { _, _ = p.Send(ctx, Record{Topic: "topic", Value: value}) }))
 	done := func(RecordMetadata, error) {}
