@@ -82,7 +82,7 @@ func TestIdleConsumersCostLittle(t *testing.T) {
 		}
 		time.Sleep(time.Hour) //lint:sleep in a bubble of synctest: what the append has begun ends
 		list := make([]*Consumer, many)
-		goroutines, before := runtime.NumGoroutine(), heapBytes()
+		goroutines, before := ourGoroutines(), heapBytes()
 		for i := range list {
 			c, err := l.NewConsumer(&ConsumerOptions{Topics: []string{topics[i%20]}})
 			require.NoError(t, err)
@@ -95,7 +95,7 @@ func TestIdleConsumersCostLittle(t *testing.T) {
 			require.LessOrEqual(t, each, most)
 		}
 		synctest.Wait()
-		require.LessOrEqual(t, runtime.NumGoroutine(), goroutines)
+		require.LessOrEqual(t, ourGoroutines(), goroutines)
 		for _, c := range list {
 			require.Nil(t, c.clock.timer.Load())
 			require.Nil(t, c.commitTimer)

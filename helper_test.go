@@ -203,20 +203,29 @@ func flagOf(name string) string {
 // that are ending have had time to.
 func leftGoroutines() string {
 	for deadline := time.Now().Add(5 * time.Second); ; {
-		buf := make([]byte, 1<<20)
-		buf = buf[:runtime.Stack(buf, true)]
-		var left []string
-		for _, g := range strings.Split(string(buf), "\n\n")[1:] {
-			if strings.Contains(g, "rifflelog/riffle.") {
-				left = append(left, g)
-			}
-		}
+		left := otherGoroutines()
 		if len(left) == 0 || time.Now().After(deadline) {
 			return strings.Join(left, "\n\n")
 		}
 		runtime.Gosched()
 	}
 }
+
+// otherGoroutines returns the stacks of those that run our code, but for the caller's.
+func otherGoroutines() (all []string) {
+	buf := make([]byte, 1<<20)
+	buf = buf[:runtime.Stack(buf, true)]
+	for _, g := range strings.Split(string(buf), "\n\n")[1:] {
+		if strings.Contains(g, "rifflelog/riffle.") {
+			all = append(all, g)
+		}
+	}
+	return all
+}
+
+// ourGoroutines is how many run our code. The runtime has some too, to clean up what a
+// collection has found, and runtime.NumGoroutine counts those at times.
+func ourGoroutines() int { return len(otherGoroutines()) }
 
 // requireAll asserts that err is each of targets.
 func requireAll(t testing.TB, err error, targets ...error) {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -712,7 +711,7 @@ func TestDeletionsThatHangGatherNoGoroutines(t *testing.T) {
 			time.Sleep(10 * time.Second)
 			return nil
 		}})
-		before := runtime.NumGoroutine()
+		before := ourGoroutines()
 		doubts := 0
 		for i := range 100 {
 			short, cancel := context.WithTimeout(ctx, time.Millisecond)
@@ -725,7 +724,7 @@ func TestDeletionsThatHangGatherNoGoroutines(t *testing.T) {
 		}
 		synctest.Wait()
 		require.Equal(t, 1, doubts, "the one that was begun")
-		require.LessOrEqual(t, runtime.NumGoroutine(), before+2)
+		require.LessOrEqual(t, ourGoroutines(), before+2)
 		require.NoError(t, p.DeleteBefore(ctx, 12))
 		require.EqualValues(t, 12, p.Bounds().Start)
 	})
