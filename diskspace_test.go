@@ -290,6 +290,7 @@ func TestOpenMakesTheReserve(t *testing.T) {
 func TestConcurrentAppendsKeepTheReserve(t *testing.T) {
 	m := memfs.New()
 	l := openKeeping(t, m, testKeep)
+	l.mapAfter = 1 << 40 // space that is allocated ahead is more than a batch
 	top, err := l.CreateTopic(ctx, "topic", &TopicConfig{Partitions: 8, Flush: FlushAsync})
 	require.NoError(t, err)
 	for p := range top.Partitions() {
