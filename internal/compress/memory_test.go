@@ -15,8 +15,9 @@ import (
 )
 
 // allocated returns the bytes that f allocates on the heap, pools warm: no garbage collection empties
-// them in between.
+// them in between, and there is no other processor, whose pools f might find empty.
 func allocated(f func()) uint64 {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	f()
 	var before, after runtime.MemStats
