@@ -33,8 +33,8 @@ const (
 // look gives a credit that appends draw on: at most a quarter of the room that
 // there is, so that the limit is approached in ever smaller steps. What has drawn
 // on the credit before a look, and writes after it, is not seen by that look. So
-// the reserve is overshot by no more than maxCredit and the batches that are
-// under way.
+// the reserve is overshot by no more than maxCredit, and the batches and extents
+// that are under way.
 type diskSpace struct {
 	log  *Log
 	keep int64 // Options.DiskReserve
