@@ -635,6 +635,25 @@ func TestGarbageThatCannotBeRemoved(t *testing.T) {
 	require.NoError(t, l.Close())
 }
 
+// Files of deleted records that a kill has left are removed when the log is opened, and are
+// not in it.
+func TestGarbageIsRemovedWhenOpened(t *testing.T) {
+	fsys := errfs.New(memfs.New())
+	l, p := openStart(t, fsys, bothPolicies["FlushBeforeAck"])
+	appendTriples(t, p, 0, 60)
+	allow := fsys.Add(errfs.Rule{Kind: errfs.Remove, Err: fs.ErrPermission})
+	require.NoError(t, p.DeleteBefore(ctx, 40))
+	left := basesOf(p.Segments())
+	require.NoError(t, kill(l))
+	require.Greater(t, len(logFiles(t, p)), len(left))
+	allow()
+	l, p = openStart(t, fsys, nil)
+	require.Equal(t, left, logFiles(t, p))
+	require.Equal(t, left, basesOf(p.Segments()))
+	require.Equal(t, wantValues(40, 60), readValues(t, p, Earliest))
+	require.NoError(t, l.Close())
+}
+
 // What a power cut has left of records that were not deleted is kept and reported, also
 // if the batches before it end below the start.
 func TestTornEndBehindTheStartIsKept(t *testing.T) {
