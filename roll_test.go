@@ -15,6 +15,7 @@ import (
 	"github.com/rifflelog/riffle/internal/batch"
 	"github.com/rifflelog/riffle/internal/vfs"
 	"github.com/rifflelog/riffle/internal/vfs/errfs"
+	"github.com/rifflelog/riffle/internal/vfs/memfs"
 )
 
 // TestShouldRoll shows each reason to begin the next segment at its limit:
@@ -159,9 +160,13 @@ func TestRollWhileOthersAppendAndRead(t *testing.T) {
 }
 
 // TestRollThatFails lets the disk be full when a segment is due: the append says
-// so, and a later one rolls. A file that the attempt left is emptied.
+// so, and a later one rolls. A file that the attempt left is emptied: a batch in it that
+// would follow the first one of the new segment is not the log's.
 func TestRollThatFails(t *testing.T) {
-	fsys, l, p := slowFS(t, &TopicConfig{SegmentBytes: 1024})
+	fsys := errfs.New(memfs.New())
+	l, err := open(fsys, "/data", nil)
+	require.NoError(t, err)
+	p := partOf(t, l, "topic", &TopicConfig{SegmentBytes: 1024})
 	appendValues(t, p, 0, 14)
 	removeRule := fsys.FailSite(siteRollSyncDir, 0, vfs.ErrNoSpace)
 	for range 3 {
@@ -170,12 +175,20 @@ func TestRollThatFails(t *testing.T) {
 		require.NotErrorIs(t, err, ErrInDoubt)
 	}
 	edit(t, fsys, p.path(logFileName(14)), func(f vfs.File, _ int64) error {
-		_, err := f.WriteAt([]byte("left by another attempt"), 0)
+		left, err := new(encoder).encode([]Record{{Value: []byte("old")}}, p.topic.config(), 1)
+		require.NoError(t, err)
+		left.SetLeaderEpoch(0)
+		left.SetBaseOffset(15)
+		_, err = f.WriteAt(left, int64(len(left)))
 		return err
 	})
 	removeRule()
-	appendValues(t, p, 14, 20)
-	require.Equal(t, wantValues(0, 20), readValues(t, p, Earliest))
+	appendValues(t, p, 14, 15)
+	require.NoError(t, kill(l))
+	l = openAt(t, fsys, "/data", nil)
+	p = partOf(t, l, "topic", nil)
+	require.Equal(t, wantValues(0, 15), readValues(t, p, Earliest))
+	appendValues(t, p, 15, 20)
 	require.NoError(t, l.Close())
 	p = partOf(t, openAt(t, fsys, "/data", nil), "topic", nil)
 	require.Equal(t, wantValues(0, 20), readValues(t, p, Earliest))
