@@ -194,6 +194,29 @@ func TestLinger(t *testing.T) {
 	})
 }
 
+// TestProducerHasOneGoroutine while it holds records, for all partitions, and none otherwise.
+func TestProducerHasOneGoroutine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := &TopicConfig{Partitions: 3, Flush: FlushAsync}
+		p := producerOn(t, memfs.New(), "/data", cfg, &ProducerOptions{Linger: time.Minute, Partitioner: Manual})
+		goroutines := func() int {
+			synctest.Wait()
+			p.log.tasks.mu.Lock()
+			defer p.log.tasks.mu.Unlock()
+			return p.log.tasks.running
+		}
+		for range 2 {
+			require.Zero(t, goroutines())
+			for i := range 3 {
+				require.NoError(t, p.Enqueue(ctx, Record{Topic: "topic", Partition: i}, nil))
+			}
+			require.Equal(t, 1, goroutines())
+			require.NoError(t, p.Flush(ctx))
+		}
+		require.Zero(t, goroutines())
+	})
+}
+
 // TestBackPressure: who finds the buffer full waits, first come, first served, and goes on
 // when there is room; or leaves with his context, and nothing of his is sent.
 func TestBackPressure(t *testing.T) {
@@ -384,6 +407,37 @@ func TestSendAll(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, metas)
 	require.Equal(t, []string{"a", "b"}, p.values(t, 0))
+}
+
+// TestSendAllWhoseContextEnds while the flush takes its time: what may be found later is in
+// doubt, what was refused is not.
+func TestSendAllWhoseContextEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fsys := errfs.New(memfs.New())
+		p := producerOn(t, fsys, "/data", nil, nil)
+		_, err := p.Send(ctx, to("first"))
+		require.NoError(t, err)
+		heal := fsys.Add(errfs.Rule{Kind: errfs.Sync, Site: siteFlush, Decide: func(errfs.Op) error {
+			time.Sleep(10 * time.Second)
+			return nil
+		}})
+		defer heal()
+		short, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		began := time.Now()
+		metas, err := p.SendAll(short, to("a"), Record{Topic: "none"}, to("b"))
+		require.Equal(t, time.Second, time.Since(began))
+		var failed *SendError
+		require.ErrorAs(t, err, &failed)
+		for _, i := range []int{0, 2} {
+			requireAll(t, failed.Errs[i], ErrInDoubt, context.DeadlineExceeded)
+			require.Equal(t, NoOffset, metas[i].Offset)
+		}
+		require.ErrorIs(t, failed.Errs[1], ErrTopicNotFound)
+		require.NotErrorIs(t, failed.Errs[1], ErrInDoubt)
+		require.NoError(t, p.Flush(ctx))
+		require.Equal(t, []string{"first", "a", "b"}, p.values(t, 0))
+	})
 }
 
 // TestTooLargeBatchIsSplit: a topic takes less than it did when records were buffered, or
@@ -802,17 +856,8 @@ func TestInvalidProducerOptions(t *testing.T) {
 	require.ErrorContains(t, err, "CompressionLevel")
 }
 
-// TestNoProducerOfAReadOnlyLog: such a log makes none.
-func TestNoProducerOfAReadOnlyLog(t *testing.T) {
-	fsys := memfs.New()
-	producerOn(t, fsys, "/data", nil, nil)
-	r := openAt(t, fsys, "/data", &Options{ReadOnly: true})
-	_, err := r.NewProducer(nil)
-	require.ErrorIs(t, err, ErrReadOnly)
-}
-
-// TestSendAllocatesNothing: a record that is sent, or enqueued without a done, takes no
-// allocation of its own.
+// TestSendAllocatesNothing: a record that is sent, or enqueued, with a done or without, takes
+// no allocation of its own.
 func TestSendAllocatesNothing(t *testing.T) {
 	if invariants.Enabled {
 		return // pools forget at random under the race detector
@@ -825,15 +870,16 @@ func TestSendAllocatesNothing(t *testing.T) {
 	_, err = p.Send(ctx, Record{Topic: "topic", Value: value})
 	require.NoError(t, err)
 	require.Zero(t, testing.AllocsPerRun(100, func() { _, _ = p.Send(ctx, Record{Topic: "topic", Value: value}) }))
-	done := func(RecordMetadata, error) {}
 	const many = 1000
-	allocs := testing.AllocsPerRun(20, func() {
-		for range many {
-			_ = p.Enqueue(ctx, Record{Topic: "topic", Value: value}, done)
-		}
-		_ = p.Flush(ctx)
-	})
-	require.Less(t, allocs, many/5.0)
+	for _, done := range []func(RecordMetadata, error){nil, func(RecordMetadata, error) {}} {
+		allocs := testing.AllocsPerRun(20, func() {
+			for range many {
+				_ = p.Enqueue(ctx, Record{Topic: "topic", Value: value}, done)
+			}
+			_ = p.Flush(ctx)
+		})
+		require.Less(t, allocs, many/5.0)
+	}
 }
 
 // TestProducerKeepsToItsMemory fills the buffer while the disk is full: what is held, dones
