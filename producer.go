@@ -193,31 +193,28 @@ func sendError(r *Record, err error) error {
 // one was not sent, the error is a *SendError, which says why for each. The others are sent
 // all the same: it is no transaction.
 func (p *Producer) SendAll(ctx context.Context, recs ...Record) ([]RecordMetadata, error) {
+	if len(recs) == 0 {
+		return nil, nil
+	}
 	metas, errs := make([]RecordMetadata, len(recs)), make([]error, len(recs))
+	left, all := len(recs), make(chan struct{})
 	var mu sync.Mutex // guards them until all are done
-	var left sync.WaitGroup
+	end := func(i int, m RecordMetadata, err error) {
+		mu.Lock()
+		defer mu.Unlock()
+		metas[i], errs[i] = m, err
+		if left--; left == 0 {
+			close(all)
+		}
+	}
 	for i := range recs {
-		left.Add(1)
-		err := p.Enqueue(ctx, recs[i], func(m RecordMetadata, err error) {
-			mu.Lock()
-			metas[i], errs[i] = m, err
-			mu.Unlock()
-			left.Done()
-		})
+		err := p.Enqueue(ctx, recs[i], func(m RecordMetadata, err error) { end(i, m, err) })
 		if err != nil {
-			mu.Lock()
-			metas[i], errs[i] = unsent(&recs[i]), err
-			mu.Unlock()
-			left.Done()
+			end(i, unsent(&recs[i]), err)
 		}
 	}
 	p.hurryUp(1)
 	defer p.hurryUp(-1)
-	all := make(chan struct{})
-	go func() { // ends with the last record: DeliveryTimeout bounds it
-		left.Wait()
-		close(all)
-	}()
 	var ended error
 	select {
 	case <-all:
