@@ -70,7 +70,8 @@ func (l *Log) NewProducer(opts *ProducerOptions) (*Producer, error) {
 // goroutine, bounded by ctx alone; else it goes through the buffer like one of Enqueue. If
 // ctx ends after that, the error is ErrInDoubt. Other errors mean that nothing was written
 // unless they are ErrInDoubt too: those of [Partition.Append], ErrTopicNotFound,
-// ErrPartitionNotFound, ErrTimeout, a hook's.
+// ErrPartitionNotFound, ErrInvalidTopic for a topic of the log's own, ErrTimeout, a hook's;
+// with Options.AutoCreateTopics also those of [Log.EnsureTopic].
 func (p *Producer) Send(ctx context.Context, r Record) (RecordMetadata, error) {
 	if p.opts.Acks == AcksNone {
 		return p.sendUnheard(ctx, r)
@@ -249,8 +250,9 @@ func (p *Producer) SendAll(ctx context.Context, recs ...Record) ([]RecordMetadat
 // returns. A record without a timestamp gets that of its batch. What fails without a done,
 // Flush tells.
 //
-// Errors: ErrTopicNotFound, ErrPartitionNotFound, ErrInvalidRecord, ErrRecordTooLarge,
-// ErrClosed, ctx's, a hook's. Errors of done also: those of [Partition.Append], ErrTimeout;
+// Errors: ErrTopicNotFound, ErrPartitionNotFound, ErrInvalidTopic for a topic of the log's own,
+// ErrInvalidRecord, ErrRecordTooLarge, ErrClosed, ctx's, a hook's; with Options.AutoCreateTopics
+// also those of [Log.EnsureTopic]. Errors of done also: those of [Partition.Append], ErrTimeout;
 // ErrInDoubt says that the record may be found later all the same.
 func (p *Producer) Enqueue(ctx context.Context, r Record, done func(RecordMetadata, error)) error {
 	part, err := p.prepare(ctx, &r)
