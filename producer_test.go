@@ -392,6 +392,20 @@ func TestProducerRefuses(t *testing.T) {
 	require.ErrorIs(t, compacted.Enqueue(ctx, to("no key"), nil), ErrInvalidRecord)
 }
 
+// TestProducerLeavesTheLogsTopicsAlone: who wrote to them could make up what groups have committed.
+func TestProducerLeavesTheLogsTopicsAlone(t *testing.T) {
+	p := newProducerOn(t, nil, nil)
+	_, err := p.Send(ctx, to("a"))
+	require.NoError(t, err)
+	require.NoError(t, p.log.Group("group").Reset(ctx, map[TopicPartition]Offset{{"topic", 0}: 1}))
+	_, err = p.log.Topic(offsetsTopic)
+	require.NoError(t, err)
+	r := Record{Topic: offsetsTopic, Key: []byte("k")}
+	_, err = p.Send(ctx, r)
+	require.ErrorIs(t, err, ErrInvalidTopic)
+	require.ErrorIs(t, p.Enqueue(ctx, r, nil), ErrInvalidTopic)
+}
+
 // TestSendAll waits once, and says of each record how it went.
 func TestSendAll(t *testing.T) {
 	p := newProducerOn(t, nil, &ProducerOptions{Linger: time.Hour, DeliveryTimeout: 2 * time.Hour})
