@@ -7,7 +7,7 @@ CHECKS ?= 100000
 BENCH ?= .
 TOOL = go tool -modfile=tools/go.mod
 
-.PHONY: help check test race lint fuzz soak bench api fmt cover
+.PHONY: help check test race lint fuzz soak mutants bench api fmt cover
 
 help: ## Show the targets
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/\1 \2/p' Makefile | while read -r name text; do printf '  make %-7s %s\n' "$$name" "$$text"; done
@@ -33,7 +33,11 @@ soak: ## Run each property CHECKS=100000 times under the race detector, and fuzz
 	go test -race -timeout 0 $$(go list -f '$(RAPID)' ./... | tr ' ' '\n' | sort -u) -rapid.checks=$(CHECKS)
 	go test -race -timeout 0 -run 'NoCrash|NoKill' . -args -every=1
 	go test -timeout 0 -run TestKilledProcess . -args -kills=20000
+	go test -timeout 0 -run TestEveryStepIsNeeded . -args -mutants
 	FUZZTIME=3600 bash .ci/run fuzz
+
+mutants: ## Leave out each step of docs/CRASH.md that has no site, and run the tests that fail then
+	go test -timeout 0 -run TestEveryStepIsNeeded -v . -args -mutants
 
 bench: ## Run the benchmarks that match BENCH=. and compare with the last run
 	@mkdir -p .cache
