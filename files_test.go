@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -162,6 +163,11 @@ func TestTooManyOpenFilesHeals(t *testing.T) {
 		for i, p := range parts {
 			if _, err := p.Append(ctx, Record{}); err != nil {
 				require.ErrorIs(t, err, vfs.ErrNoFiles)
+				require.NoError(t, p.Sync(ctx), "there is nothing to flush")
+				n, _, err := p.appendAhead(ctx, emptyBatches(t, p, 3), time.Now().UnixMilli(), func() {})
+				require.ErrorIs(t, err, vfs.ErrNoFiles)
+				require.NotErrorIs(t, err, ErrInDoubt)
+				require.Equal(t, 3, n)
 				refused++
 			}
 			ends[i] = p.Bounds().End

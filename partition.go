@@ -361,7 +361,9 @@ func (p *Partition) appendRaw(b batch.Batch, behind ...batch.Batch) (unmapped ex
 	}()
 	seg := p.active()
 	if unmapped, err = seg.append(b, behind...); err != nil {
-		p.cut++
+		if !errors.Is(err, vfs.ErrNoFiles) { // else there is nothing to flush, nor a file to do it
+			p.cut++
+		}
 		err = p.writeFailed(err)
 	} else {
 		last, bytes := b, len(b)

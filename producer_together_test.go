@@ -356,6 +356,16 @@ func TestPanicWhileWritingLeavesInDoubt(t *testing.T) {
 	_ = l.Close() // it has said why it failed
 }
 
+// emptyBatches are n batches of a record each, for p.
+func emptyBatches(t *testing.T, p *Partition, n int) (batches []batch.Batch) {
+	for range n {
+		b, err := new(encoder).encode([]Record{{}}, p.topic.config(), time.Now().UnixMilli())
+		require.NoError(t, err)
+		batches = append(batches, b)
+	}
+	return batches
+}
+
 // TestWhatAFullDiskLeavesOfSeveralIsGone: a write of several batches finds the disk full after
 // the first one, which is whole. Once that is said, no power cut brings it back.
 func TestWhatAFullDiskLeavesOfSeveralIsGone(t *testing.T) {
@@ -367,12 +377,7 @@ func TestWhatAFullDiskLeavesOfSeveralIsGone(t *testing.T) {
 		p := partOf(t, l, "topic", &TopicConfig{Flush: flush})
 		appendValues(t, p, 0, 1)
 		require.NoError(t, p.Sync(ctx))
-		var batches []batch.Batch
-		for range 3 {
-			b, err := new(encoder).encode([]Record{{Key: []byte("failed")}}, p.topic.config(), time.Now().UnixMilli())
-			require.NoError(t, err)
-			batches = append(batches, b)
-		}
+		batches := emptyBatches(t, p, 3)
 		fsys.Add(errfs.Rule{
 			Kind: errfs.Write, Name: p.path(logFileName(0)), Times: 1,
 			Err: &errfs.Partial{Bytes: len(batches[0]) + 1, Err: vfs.ErrNoSpace},
