@@ -1,6 +1,7 @@
 package riffle
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -391,6 +392,48 @@ func TestWhatAFullDiskLeavesOfSeveralIsGone(t *testing.T) {
 			after := openAt(t, clone, "/data", nil)
 			require.Equal(t, wantValues(0, 1), readValues(t, partitionOf(after, "topic"), Earliest))
 		}
+		require.NoError(t, l.Close())
+	}
+}
+
+// TestWhatAFullDiskLeavesOfSeveralIsInDoubt as long as its cut is not flushed: where that fails,
+// and where nobody waits for it.
+func TestWhatAFullDiskLeavesOfSeveralIsInDoubt(t *testing.T) {
+	for _, fails := range []bool{true, false} {
+		disk := memfs.New()
+		fsys := errfs.New(disk)
+		l, err := open(fsys, "/data", nil)
+		require.NoError(t, err)
+		p := partOf(t, l, "topic", nil)
+		appendValues(t, p, 0, 1)
+		batches := emptyBatches(t, p, 3)
+		fsys.Add(errfs.Rule{
+			Kind: errfs.Write, Name: p.path(logFileName(0)), Times: 1,
+			Err: &errfs.Partial{Bytes: len(batches[0]) + 1, Err: vfs.ErrNoSpace},
+		})
+		ends, end := context.WithCancel(ctx)
+		defer end()
+		goOn, err := make(chan struct{}), error(nil)
+		if fails {
+			err = vfs.ErrNoSpace
+		}
+		fsys.Add(errfs.Rule{Site: siteFlush, Times: 1, Err: err, Before: func(errfs.Op) {
+			if end(); !fails {
+				<-goOn
+			}
+		}})
+		n, _, err := p.appendAhead(ends, batches, time.Now().UnixMilli(), func() {})
+		close(goOn)
+		requireAll(t, err, ErrInDoubt, ErrDiskFull)
+		require.False(t, again(err))
+		require.Equal(t, 3, n)
+		if _, err = p.Append(ctx, Record{Value: []byte("v1")}); fails {
+			require.ErrorIs(t, err, ErrPartitionFailed)
+			_ = l.Close() // it has said why it failed
+			continue
+		}
+		require.NoError(t, err)
+		require.Equal(t, wantValues(0, 2), readValues(t, p, Earliest))
 		require.NoError(t, l.Close())
 	}
 }
