@@ -357,6 +357,27 @@ func TestPanicWhileWritingLeavesInDoubt(t *testing.T) {
 	_ = l.Close() // it has said why it failed
 }
 
+// TestSendThatPanicsHasNoOffset: what is told of a record that is in doubt is not that it is
+// the first one of its partition.
+func TestSendThatPanicsHasNoOffset(t *testing.T) {
+	fsys := errfs.New(memfs.New())
+	var acked []RecordMetadata
+	hook := ProducerHooks{Acked: func(m RecordMetadata, _ error) { acked = append(acked, m) }}
+	l, err := open(fsys, "/data", nil)
+	require.NoError(t, err)
+	part := partOf(t, l, "topic", nil)
+	p, err := l.NewProducer(&ProducerOptions{Hooks: []ProducerHooks{hook}})
+	require.NoError(t, err)
+	_, err = p.Send(ctx, to("v0"))
+	require.NoError(t, err)
+	fsys.Add(errfs.Rule{Kind: errfs.Write, Name: part.path(logFileName(0)), Decide: func(errfs.Op) error { panic("of the test") }})
+	m, err := p.Send(ctx, to("v1"))
+	require.ErrorIs(t, err, ErrInDoubt)
+	require.Equal(t, NoOffset, m.Offset)
+	require.Equal(t, NoOffset, acked[1].Offset)
+	_ = l.Close() // it has said why it failed
+}
+
 // emptyBatches are n batches of a record each, for p.
 func emptyBatches(t *testing.T, p *Partition, n int) (batches []batch.Batch) {
 	for range n {

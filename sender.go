@@ -449,6 +449,7 @@ func (p *Producer) split(q *sendQueue, b *sendBatch) []*sendBatch {
 
 // send appends r alone, on the caller's goroutine, and returns its offset and time.
 func (p *Partition) send(ctx context.Context, by *Producer, r Record) (at Offset, ts int64, err error) {
+	at = NoOffset // also if it panics
 	defer p.topic.log.guardAppend(&err)
 	e := encoders.Get().(*encoder)
 	defer e.release()
