@@ -1,6 +1,7 @@
 package riffle
 
 import (
+	"context"
 	"runtime"
 	"strings"
 	"sync/atomic"
@@ -10,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
+	"github.com/rifflelog/riffle/internal/vfs/errfs"
 	"github.com/rifflelog/riffle/internal/vfs/memfs"
 )
 
@@ -106,7 +108,13 @@ func TestDoneThatEndsItsGoroutine(t *testing.T) {
 	h := newHeldUp(t, nil, &ProducerOptions{})
 	var exits atomic.Int64
 	exit := func(m RecordMetadata, err error) {
-		exits.Add(1)
+		switch exits.Add(1) {
+		case 2: // and panics on the way
+			defer func() { panic("of the test") }()
+		case 3:
+			defer runtime.Goexit()
+			panic("of the test")
+		}
 		runtime.Goexit()
 	}
 	for range 5 {
@@ -141,8 +149,52 @@ func TestDoneThatEndsItsGoroutineTooLate(t *testing.T) {
 	})
 	require.NoError(t, err)
 	require.Equal(t, 1, told)
+	require.Zero(t, p.used)
 	require.NoError(t, p.Close())
 	p.log.taskMu.Lock()
 	p.log.stopped = false
 	p.log.taskMu.Unlock()
+}
+
+// TestDoneThatEndsItsGoroutineWhileTheLogCloses: no goroutine can be started any more, and those
+// behind hear of their records all the same.
+func TestDoneThatEndsItsGoroutineWhileTheLogCloses(t *testing.T) {
+	fsys := errfs.New(memfs.New())
+	l, err := open(fsys, "/data", nil)
+	require.NoError(t, err)
+	partOf(t, l, "topic", nil)
+	p, err := l.NewProducer(&ProducerOptions{BatchBytes: 1 << 10})
+	require.NoError(t, err)
+	_, err = p.Send(ctx, to("first"))
+	require.NoError(t, err)
+	begun, goOn := make(chan struct{}), make(chan struct{})
+	fsys.Add(errfs.Rule{Site: siteFlush, Times: 1, Before: func(errfs.Op) {
+		close(begun)
+		<-goOn
+	}})
+	var told []error
+	add := func() {
+		require.NoError(t, p.Enqueue(ctx, to(strings.Repeat("x", 700)), func(_ RecordMetadata, err error) {
+			told = append(told, err)
+			runtime.Goexit()
+		}))
+	}
+	for range 3 {
+		add()
+	}
+	<-begun
+	ended, end := context.WithCancel(ctx)
+	end()
+	require.ErrorIs(t, p.Shutdown(ended), context.Canceled)
+	require.ErrorIs(t, l.Shutdown(ended), context.Canceled)
+	require.Eventually(t, func() bool {
+		l.taskMu.Lock()
+		defer l.taskMu.Unlock()
+		return l.stopped
+	}, 10*time.Second, time.Millisecond)
+	close(goOn)
+	require.NoError(t, l.Close())
+	require.Len(t, told, 3)
+	require.NoError(t, told[0])
+	require.Zero(t, p.used, "all is given back")
 }

@@ -586,6 +586,7 @@ func (s *sender) tell(e endedBatch) {
 	}
 	for s.at.record < end {
 		s.tellFrom(e, end)
+		s.exited = false // a panic has ended it, if anything
 	}
 	clear(e.b.dones)
 	e.b.dones = e.b.dones[:0]
@@ -602,10 +603,10 @@ func (s *sender) tellFrom(e endedBatch, end int) {
 	m := RecordMetadata{Topic: part.topic.name, Partition: part.index, Offset: NoOffset}
 	returned := false
 	defer func() {
+		s.exited = !returned // or it has panicked: then tell goes on, unless it has done both
 		if r := recover(); r != nil {
 			p.panicked(m, r)
 		} else if !returned {
-			s.exited = true
 			p.log.opts.Logger.Error("a callback of a producer has ended its goroutine",
 				"client", p.opts.ClientID, "topic", m.Topic)
 		}
