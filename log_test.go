@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -445,6 +446,48 @@ func TestLoggerMayUseTheLog(t *testing.T) {
 	_, err := p.Append(ctx, Record{})
 	requireAll(t, err, ErrPartitionFailed, ErrInDoubt)
 	require.Equal(t, 1, heard)
+}
+
+// TestLoggerThatPanics, or ends the goroutine that it is called on, ends nothing else: neither
+// where a producer's goroutine calls it, nor an append, nor a log that fails.
+func TestLoggerThatPanics(t *testing.T) {
+	for what, end := range map[string]func(){"panics": func() { panic("of the test") }, "ends its goroutine": runtime.Goexit} {
+		t.Run(what, func(t *testing.T) {
+			var mu sync.Mutex
+			var heard strings.Builder
+			handler := slog.NewTextHandler(writerFunc(func(line []byte) {
+				mu.Lock()
+				heard.Write(line)
+				mu.Unlock()
+				end()
+			}), nil)
+			fsys := errfs.New(memfs.New())
+			l, err := open(fsys, "/data", &Options{Logger: slog.New(handler)})
+			require.NoError(t, err)
+			partOf(t, l, "topic", nil)
+			p, err := l.NewProducer(nil)
+			require.NoError(t, err)
+			require.NoError(t, p.Enqueue(ctx, to("v0"), func(RecordMetadata, error) { panic("a done") }))
+			require.NoError(t, p.Flush(ctx))
+			fsys.FailSite(siteFlush, 1, nil)
+			var told []error
+			for range 2 {
+				require.NoError(t, p.Enqueue(ctx, to("v1"), func(_ RecordMetadata, err error) { told = append(told, err) }))
+				require.NoError(t, p.Flush(ctx))
+			}
+			require.Len(t, told, 2)
+			requireAll(t, told[0], ErrPartitionFailed, ErrInDoubt)
+			requireAll(t, told[1], ErrPartitionFailed)
+			require.NoError(t, p.Close())
+			l.breakDown("of the test")
+			require.ErrorIs(t, l.Close(), ErrClosed)
+			mu.Lock()
+			defer mu.Unlock()
+			for _, said := range []string{"a callback of a producer has panicked", "partition is offline", "records are not sent", "log has failed"} {
+				require.Contains(t, heard.String(), said)
+			}
+		})
+	}
 }
 
 type writerFunc func([]byte)

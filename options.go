@@ -46,7 +46,9 @@ type Options struct {
 	// Kafka: group.initial.rebalance.delay.ms, 3 s there: members in one process come at once.
 	GroupInitialDelay time.Duration
 	// Logger hears what the log does in the background: what recovery found,
-	// flushes that failed. Default: nothing is logged.
+	// flushes that failed. Its handler may append to the log, but must not wait for a
+	// producer or a consumer, which may be waiting for it. Its panics are dropped. Default:
+	// nothing is logged.
 	Logger *slog.Logger
 }
 
@@ -343,6 +345,8 @@ func (o *Options) resolve() (Options, error) {
 	}
 	if r.Logger == nil {
 		r.Logger = slog.New(slog.DiscardHandler)
+	} else {
+		r.Logger = slog.New(hostHandler{r.Logger.Handler()})
 	}
 	return r, nil
 }

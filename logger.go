@@ -1,0 +1,28 @@
+package riffle
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+)
+
+// hostHandler is the handler of the caller's logger, called on a goroutine of its own: what we
+// log we say in the midst of our work, which must not end where the handler panics, or ends its
+// goroutine, as a test's FailNow does.
+type hostHandler struct{ slog.Handler }
+
+// Enabled implements slog.Handler. It is the caller's code too: Handle asks.
+func (hostHandler) Enabled(context.Context, slog.Level) bool { return true }
+
+// Handle implements slog.Handler. It returns when the caller's has.
+func (h hostHandler) Handle(ctx context.Context, r slog.Record) error {
+	var handling sync.WaitGroup
+	handling.Go(func() {
+		defer func() { _ = recover() }() // there is nobody left to tell
+		if h.Handler.Enabled(ctx, r.Level) {
+			_ = h.Handler.Handle(ctx, r)
+		}
+	})
+	handling.Wait()
+	return nil
+}
