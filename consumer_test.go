@@ -2,6 +2,7 @@ package riffle
 
 import (
 	"context"
+	"log/slog"
 	"regexp"
 	"runtime"
 	"sync"
@@ -481,6 +482,26 @@ func TestErrorOfOnePartition(t *testing.T) {
 		require.NoError(t, c.Seek(at0, Earliest))
 		require.Equal(t, wantValues(2, 3), polled(t, c))
 	})
+}
+
+// TestLoggerMayAskTheConsumer whose offset it hears of.
+func TestLoggerMayAskTheConsumer(t *testing.T) {
+	var c *Consumer
+	heard := 0
+	handler := slog.NewTextHandler(writerFunc(func([]byte) {
+		if c != nil && c.Assignment() != nil {
+			heard++
+		}
+	}), nil)
+	l := openAt(t, memfs.New(), "/data", &Options{Logger: slog.New(handler), Defaults: TopicConfig{Flush: FlushAsync}})
+	p := partOf(t, l, "topic", nil)
+	appendValues(t, p, 0, 3)
+	c = consumerOf(t, l, ConsumerOptions{})
+	require.NoError(t, c.Assign(at0))
+	require.NoError(t, c.Seek(at0, 0))
+	require.NoError(t, p.DeleteBefore(ctx, 2))
+	require.Equal(t, wantValues(2, 3), polled(t, c))
+	require.Equal(t, 2, heard, "of the deletion, and of the offset")
 }
 
 // TestNoPositionForMany: with ResetError all partitions without a commit are one error.

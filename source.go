@@ -315,10 +315,12 @@ func (s *source) read(most int, recs []Record, bytes int) ([]Record, bool) {
 			s.passed = s.next // nothing was shown on the way
 		}
 	}
+	report := func() {}
 	if err != nil {
-		s.fail(err)
+		report = s.fail(err)
 	}
 	c.mu.Unlock()
+	report()
 	if err != nil || drained {
 		s.park()
 		return out, s.rest(p)
@@ -444,23 +446,27 @@ func (s *source) rest(p *Partition) bool {
 	return false
 }
 
-// fail decides what an error of reading means. Called under the consumer's mu.
-func (s *source) fail(err error) {
+// fail decides what an error of reading means. Called under the consumer's mu; report is called
+// when that is released, since the logger is the caller's code.
+func (s *source) fail(err error) (report func()) {
 	c, p := s.c, s.p
 	var out *OffsetError
 	switch {
 	case c.log.isClosing():
 	case errors.Is(err, ErrTopicNotFound): // rest looks after that
 	case errors.As(err, &out) && c.opts.OffsetReset != ResetError && p.noMore() == nil: // one that cannot be opened shows nothing
-		c.log.opts.Logger.Warn("offset is out of range, and is reset", "client", c.opts.ClientID, "group", c.opts.Group,
-			"topic", s.tp.Topic, "partition", s.tp.Partition, "offset", out.Offset, "start", out.Start, "end", out.End)
 		s.startAt(seekTo{kind: seekReset})
 		c.lookUp()
+		return func() {
+			c.log.opts.Logger.Warn("offset is out of range, and is reset", "client", c.opts.ClientID, "group", c.opts.Group,
+				"topic", s.tp.Topic, "partition", s.tp.Partition, "offset", out.Offset, "start", out.Start, "end", out.End)
+		}
 	default:
 		s.state = sourceFailed
 		s.version++
 		s.tell(p.error("read", err))
 	}
+	return func() {}
 }
 
 // awaitOthers has the partitions of a read-only log looked after until done is called. What is
@@ -499,11 +505,13 @@ func (c *Consumer) awaitOthers(ctx context.Context) (done func(), err error) {
 			return nil, err
 		}
 		if err != nil {
+			report := func() {}
 			c.mu.Lock()
 			if at.s.version == at.version && at.s.state == sourceReading {
-				at.s.fail(err)
+				report = at.s.fail(err)
 			}
 			c.mu.Unlock()
+			report()
 		}
 		if at.p.highWatermark.Load() != hw {
 			at.p.wake()
