@@ -235,6 +235,13 @@ func isFewer(what func() (map[TopicPartition]Position, error), than map[TopicPar
 // millisecond or more apart.
 const maxCommitTries = 1000
 
+// advanceUnpolled is advance for who does not poll, and has busy, which it gives back: also where
+// the assignor ends the goroutine.
+func (c *Consumer) advanceUnpolled(ctx context.Context) error {
+	defer func() { <-c.busy }()
+	return c.member.advance(ctx, false)
+}
+
 // advance lets a rebalance go on, which refuses a commit while its leader decides. Who does not
 // poll only does for it what can be done now, if nobody polls, and waits for a moment: a poll
 // that begins meanwhile need not wait for the commit.
@@ -244,9 +251,7 @@ func (c *Consumer) advance(ctx context.Context, polling bool) error {
 	}
 	select {
 	case c.busy <- struct{}{}:
-		err := c.member.advance(ctx, false)
-		<-c.busy
-		if err != nil {
+		if err := c.advanceUnpolled(ctx); err != nil {
 			return err
 		}
 	default:

@@ -322,6 +322,12 @@ func (c *Consumer) nextError() error {
 // when it can.
 func (c *Consumer) attend(ctx context.Context) error {
 	c.attention.Store(false)
+	attended := false
+	defer func() {
+		if !attended { // also where a callback ends the goroutine
+			c.attention.Store(true) // what is left is for the next poll
+		}
+	}()
 	if c.commitDue.Swap(false) {
 		c.commitInBackground()
 	}
@@ -330,9 +336,9 @@ func (c *Consumer) attend(ctx context.Context) error {
 		err = c.tellAssigned(ctx)
 	}
 	if err != nil {
-		c.attention.Store(true) // what is left is for the next poll
 		return err
 	}
+	attended = true
 	if err := c.findPositions(ctx); err != nil {
 		return err
 	}

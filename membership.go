@@ -281,9 +281,8 @@ func (m *membership) revoke(ctx context.Context, parts []TopicPartition) error {
 	long, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	_ = m.c.commitPassed(long, true) // an error is logged
 	cancel()
-	err := m.tellGone(ctx, parts)
-	m.drop(parts)
-	return err
+	defer m.drop(parts) // also where a callback ends the goroutine
+	return m.tellGone(ctx, parts)
 }
 
 // tellGone calls Revoked with partitions that go, and Lost with those that are deleted.
@@ -328,12 +327,11 @@ func (m *membership) lose(ctx context.Context) error {
 	m.lost = false
 	m.goAway()
 	m.c.mu.Unlock()
-	var err error
-	if len(parts) > 0 {
-		err = m.c.call(ctx, "Lost", m.c.opts.Lost, parts)
+	if len(parts) == 0 {
+		return nil
 	}
-	m.drop(parts)
-	return err
+	defer m.drop(parts) // also where a callback ends the goroutine
+	return m.c.call(ctx, "Lost", m.c.opts.Lost, parts)
 }
 
 // giveUp leaves the group without closing the consumer, which has no subscription any more.
@@ -629,11 +627,17 @@ func (m *membership) joined(resp *kmsg.JoinGroupResponse) error {
 	req.Group, req.Generation, req.MemberID, req.InstanceID = m.c.opts.Group, resp.Generation, resp.MemberID, m.instance()
 	req.ProtocolType, req.Protocol = resp.ProtocolType, resp.Protocol
 	if resp.LeaderID == resp.MemberID {
+		decided := false
+		defer func() {
+			if !decided { // also where the assignor ends the goroutine
+				m.startAgain()
+			}
+		}()
 		result, err := m.lead(resp)
 		if err != nil {
-			m.startAgain()
 			return err
 		}
+		decided = true
 		req.GroupAssignment = result
 	}
 	m.send(req)

@@ -16,6 +16,7 @@ import (
 	"github.com/rifflelog/riffle/internal/vfs/errfs"
 	"github.com/rifflelog/riffle/internal/vfs/memfs"
 	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // letPass lets time pass in a bubble.
@@ -518,6 +519,13 @@ func TestCallbacks(t *testing.T) {
 	})
 }
 
+// exiting calls f on a goroutine of its own, which it may end.
+func exiting(f func()) {
+	var done sync.WaitGroup
+	done.Go(f)
+	done.Wait()
+}
+
 // TestCallbackThatEndsItsGoroutine, as FailNow of a test does, where a poll or Close has called
 // it: the consumer can be used again, or is closed, and the group goes on at once.
 func TestCallbackThatEndsItsGoroutine(t *testing.T) {
@@ -529,15 +537,10 @@ func TestCallbackThatEndsItsGoroutine(t *testing.T) {
 			}
 			return nil
 		}
-		beside := func(f func()) {
-			var done sync.WaitGroup
-			done.Go(f)
-			done.Wait()
-		}
 		w.send("topic")
 		a := w.join(ConsumerOptions{Assigned: exit, Revoked: exit})
 		for range 4 {
-			beside(func() { _ = a.poll() })
+			exiting(func() { _ = a.poll() })
 		}
 		w.settle(a)
 		require.Equal(t, "topic-0 topic-1", a.has())
@@ -546,7 +549,7 @@ func TestCallbackThatEndsItsGoroutine(t *testing.T) {
 		b := w.join(ConsumerOptions{})
 		exits = 1
 		began := time.Now()
-		beside(func() { _ = a.Close() })
+		exiting(func() { _ = a.Close() })
 		require.Zero(t, exits)
 		require.NoError(t, a.Close())
 		w.settle(b)
@@ -554,6 +557,93 @@ func TestCallbackThatEndsItsGoroutine(t *testing.T) {
 		require.Less(t, time.Since(began), time.Second, "by the clock of the bubble")
 		require.Equal(t, Offset(1), w.committed(0))
 		require.ErrorIs(t, a.poll(), ErrClosed)
+	})
+}
+
+// TestCallbackThatEndsItsGoroutineIsMadeGood: whichever it is, the next polls do what it has left
+// undone, and nobody reads what others may have.
+func TestCallbackThatEndsItsGoroutineIsMadeGood(t *testing.T) {
+	for _, which := range []string{"Assigned", "Revoked", "Lost", "Assign", "UserData"} {
+		inGroupWorld(t, 2, nil, func(t *testing.T, w *groupWorld) {
+			armed := ""
+			exit := func(what string) {
+				if what == armed {
+					armed = ""
+					runtime.Goexit()
+				}
+			}
+			callback := func(what string) func(context.Context, *Consumer, []TopicPartition) error {
+				return func(context.Context, *Consumer, []TopicPartition) error { exit(what); return nil }
+			}
+			own := RangeAssignor()
+			assign := own.Assign
+			own.Assign = func(members []GroupMember, partitions map[string]int) (map[string][]TopicPartition, error) {
+				exit("Assign")
+				return assign(members, partitions)
+			}
+			own.UserData = func([]TopicPartition, int32) []byte { exit("UserData"); return nil }
+			opts := ConsumerOptions{
+				Assigned: callback("Assigned"), Revoked: callback("Revoked"), Lost: callback("Lost"), Assignors: []Assignor{own},
+			}
+			a := w.join(opts)
+			w.settle(a)
+			w.send("topic")
+			w.settle(a)
+			require.Len(t, a.handed(), 2, which)
+			require.NoError(t, a.Commit(ctx))
+			armed = which
+			var b *worldMember
+			if which == "Lost" {
+				letPass(10 * time.Minute)
+			} else {
+				b = w.join(opts)
+			}
+			for range 12 {
+				exiting(func() { _ = a.poll() })
+				if b != nil {
+					exiting(func() { _ = b.poll() })
+				} else if armed == "" {
+					require.Empty(t, a.has(), "it is lost")
+					break
+				}
+			}
+			require.Empty(t, armed, which)
+			all := []*worldMember{a}
+			if b != nil {
+				all = append(all, b)
+			}
+			w.settle(all...)
+			w.send("topic")
+			w.settle(all...)
+			var got []string
+			for _, m := range all {
+				require.Len(t, m.Assignment(), 2/len(all), which)
+				got = append(got, m.handed()...)
+			}
+			require.Len(t, got, 2, which)
+		})
+	}
+}
+
+// TestCommitWhoseAssignorEndsItsGoroutine lets polls go on.
+func TestCommitWhoseAssignorEndsItsGoroutine(t *testing.T) {
+	inGroupWorld(t, 1, nil, func(t *testing.T, w *groupWorld) {
+		own := RangeAssignor()
+		a := w.join(ConsumerOptions{Assignors: []Assignor{own}})
+		w.settle(a)
+		a.opts.Assignors[0].Assign = func([]GroupMember, map[string]int) (map[string][]TopicPartition, error) {
+			runtime.Goexit()
+			return nil, nil
+		}
+		a.mu.Lock()
+		answer := kmsg.NewPtrJoinGroupResponse()
+		answer.MemberID, answer.LeaderID, answer.Protocol, answer.Generation = a.member.id, a.member.id, &own.Name, a.member.generation
+		a.member.answer = answer
+		a.mu.Unlock()
+		exiting(func() { _ = a.advance(ctx, false) })
+		a.opts.Assignors[0].Assign = own.Assign
+		w.settle(a)
+		require.Equal(t, "topic-0", a.has())
 	})
 }
 
