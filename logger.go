@@ -9,7 +9,7 @@ import (
 // hostHandler is the handler of the caller's logger, called on a goroutine of its own: what we
 // log we say in the midst of our work, which must not end where the handler panics, or ends its
 // goroutine, as a test's FailNow does.
-type hostHandler struct{ slog.Handler }
+type hostHandler struct{ host slog.Handler }
 
 // Enabled implements slog.Handler. It is the caller's code too: Handle asks.
 func (hostHandler) Enabled(context.Context, slog.Level) bool { return true }
@@ -19,10 +19,18 @@ func (h hostHandler) Handle(ctx context.Context, r slog.Record) error {
 	var handling sync.WaitGroup
 	handling.Go(func() {
 		defer func() { _ = recover() }() // there is nobody left to tell
-		if h.Handler.Enabled(ctx, r.Level) {
-			_ = h.Handler.Handle(ctx, r)
+		if h.host.Enabled(ctx, r.Level) {
+			_ = h.host.Handle(ctx, r)
 		}
 	})
 	handling.Wait()
 	return nil
 }
+
+// WithAttrs implements slog.Handler.
+func (h hostHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return hostHandler{h.host.WithAttrs(attrs)}
+}
+
+// WithGroup implements slog.Handler.
+func (h hostHandler) WithGroup(name string) slog.Handler { return hostHandler{h.host.WithGroup(name)} }

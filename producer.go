@@ -302,10 +302,7 @@ func (p *Producer) prepare(ctx context.Context, r *Record) (part int, err error)
 func (p *Producer) route(ctx context.Context, r *Record, part int) (q *sendQueue, err error) {
 	t, err := p.lookUp(r.Topic)
 	if err != nil && p.log.opts.AutoCreateTopics && errors.Is(err, ErrTopicNotFound) {
-		p.mu.Unlock()
-		_, err = p.log.EnsureTopic(ctx, r.Topic, nil)
-		p.mu.Lock()
-		if err == nil {
+		if err = p.makeTopic(ctx, r.Topic); err == nil {
 			t, err = p.lookUp(r.Topic)
 		}
 	}
@@ -318,6 +315,14 @@ func (p *Producer) route(ctx context.Context, r *Record, part int) (q *sendQueue
 		return nil, fmt.Errorf("%w: the partitioner chose %d of %d", ErrPartitionNotFound, part, len(t.queues))
 	}
 	return t.queues[part], nil
+}
+
+// makeTopic makes a topic without mu, which is held before and after.
+func (p *Producer) makeTopic(ctx context.Context, name string) error {
+	p.mu.Unlock()
+	defer p.mu.Lock() // also if it panics: the caller releases it
+	_, err := p.log.EnsureTopic(ctx, name, nil)
+	return err
 }
 
 // ask asks the caller's partitioner, without a lock.
