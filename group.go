@@ -183,10 +183,13 @@ func (g *Group) progress(ctx context.Context) ([]Progress, error) {
 // group.
 func (g *Group) committed(ctx context.Context) (map[TopicPartition]Position, error) {
 	at, err := g.log.committed(ctx, g.name, nil)
-	if err == nil && len(at) == 0 {
-		_, err = g.describe(ctx)
+	if err != nil || len(at) > 0 {
+		return at, err
 	}
-	return at, err
+	if _, err := g.describe(ctx); err != nil {
+		return nil, err
+	}
+	return g.log.committed(ctx, g.name, nil) // it may have been made between the two
 }
 
 // Reset commits offsets for the group, all or none: Earliest, Latest or an offset of each

@@ -211,6 +211,26 @@ func TestGroupNames(t *testing.T) {
 	})
 }
 
+// TestProgressOfAGroupThatIsMade: it is not there, or has what it was made with, at each moment.
+func TestProgressOfAGroupThatIsMade(t *testing.T) {
+	l := openAt(t, memfs.New(), "/data", nil)
+	p := partOf(t, l, "topic", nil)
+	appendValues(t, p, 0, 10)
+	for i := range 300 {
+		g := l.Group(fmt.Sprint("group", i))
+		made := make(chan error, 1)
+		go func() { made <- g.Reset(ctx, map[TopicPartition]Offset{p.name(): 3}) }()
+		var list []Progress
+		err := ErrGroupNotFound
+		for errors.Is(err, ErrGroupNotFound) {
+			list, err = g.Progress(ctx)
+		}
+		require.NoError(t, err)
+		require.Len(t, list, 1)
+		require.NoError(t, <-made)
+	}
+}
+
 // TestGroupsOfAReadOnlyLog: who only reads sees what is committed, also what comes, and changes
 // nothing.
 func TestGroupsOfAReadOnlyLog(t *testing.T) {
