@@ -143,7 +143,11 @@ func (c *Consumer) positions(handedOut bool) map[TopicPartition]Position {
 	at := make(map[TopicPartition]Position)
 	for tp, s := range c.sources {
 		o, epoch := s.toCommit(handedOut)
-		if o == NoOffset || o == s.committed && !all {
+		if o == NoOffset {
+			continue
+		}
+		if o == s.committed && !all {
+			s.noteCommitted(o, epoch) // it may have been passed once more
 			continue
 		}
 		if s.p != nil && s.p == c.log.knownPartition(tp) && !s.p.gone.Load() {
@@ -273,20 +277,25 @@ func (c *Consumer) noteCommitted(at map[TopicPartition]Position) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for tp, pos := range at {
-		s := c.sources[tp]
-		if s == nil {
-			continue
+		if s := c.sources[tp]; s != nil {
+			s.noteCommitted(pos.Offset, pos.LeaderEpoch)
 		}
-		s.committed = pos.Offset
-		if s.passed != NoOffset && s.passed < pos.Offset && pos.Offset <= s.next {
-			s.passed, s.passedEpoch = pos.Offset, pos.LeaderEpoch // an automatic commit shall not take it back
-		}
-		if full := s.undone.room() == 0; s.passed != NoOffset && pos.Offset <= s.next {
-			s.undone.committed(pos.Offset, pos.LeaderEpoch)
-			if full {
-				s.news() // there may be room
-			}
-		}
+	}
+}
+
+// noteCommitted takes note that all before offset o is committed. Called under the consumer's mu.
+func (s *source) noteCommitted(o Offset, epoch int32) {
+	s.committed = o
+	if s.passed == NoOffset || o > s.next {
+		return
+	}
+	if s.passed < o {
+		s.passed, s.passedEpoch = o, epoch // an automatic commit shall not take it back
+	}
+	full := s.undone.room() == 0
+	s.undone.committed(o, epoch)
+	if full {
+		s.news() // there may be room
 	}
 }
 

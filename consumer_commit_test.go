@@ -52,6 +52,22 @@ func TestStartPosition(t *testing.T) {
 	})
 }
 
+// TestCommitOfWhatIsCommitted: after a Seek back, what is read again is committed by Commit,
+// which had been there before, and no automatic commit takes that back.
+func TestCommitOfWhatIsCommitted(t *testing.T) {
+	inConsumerWorld(t, 1, func(t *testing.T, l *Log) {
+		appendValues(t, part0(t, l), 0, 3)
+		c := consumerOf(t, l, ConsumerOptions{Group: "g", Topics: []string{"topic"}})
+		require.Equal(t, wantValues(0, 3), polled(t, c))
+		require.NoError(t, c.Commit(ctx))
+		require.NoError(t, c.Seek(at0, 1))
+		require.Equal(t, wantValues(1, 3), polled(t, c))
+		require.NoError(t, c.Commit(ctx))
+		require.NoError(t, c.Close())
+		require.Equal(t, Offset(3), committedAt(t, l, at0))
+	})
+}
+
 // TestResetOfADeletedPosition: what is deleted before it is read is passed as OffsetReset says.
 func TestResetOfADeletedPosition(t *testing.T) {
 	for reset, want := range map[OffsetReset][]string{ResetEarliest: wantValues(4, 7), ResetLatest: wantValues(6, 7)} {
