@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 )
@@ -226,18 +227,18 @@ func (p *Producer) SendAll(ctx context.Context, recs ...Record) ([]RecordMetadat
 	}
 	mu.Lock()
 	defer mu.Unlock()
-	metas, errs = append([]RecordMetadata(nil), metas...), append([]error(nil), errs...)
-	failed := false
-	for i := range errs {
-		if ended != nil && errs[i] == nil && metas[i].Topic == "" {
-			metas[i], errs[i] = unsent(&recs[i]), ended
+	told, failed := slices.Clone(metas), &SendError{Errs: slices.Clone(errs)} // end may write to its own later
+	ok := true
+	for i := range recs {
+		if ended != nil && failed.Errs[i] == nil && told[i].Topic == "" {
+			told[i], failed.Errs[i] = unsent(&recs[i]), ended
 		}
-		failed = failed || errs[i] != nil
+		ok = ok && failed.Errs[i] == nil
 	}
-	if failed {
-		return metas, &SendError{Errs: errs}
+	if !ok {
+		return told, failed
 	}
-	return metas, nil
+	return told, nil
 }
 
 // Enqueue buffers r and returns. Ctx bounds the wait for room in the buffer, not the
