@@ -151,7 +151,11 @@ func (p *Partition) readIndex(base Offset, suffix string) ([]byte, error) {
 // damaged: what is behind that is found by walking. Called with loading held.
 func (p *Partition) rebuildIndex(seg *segment) (*segmentIndex, error) {
 	p.topic.counts.indexesRebuilt.Add(1)
-	p.topic.log.opts.Logger.Info("index is made anew", "topic", p.topic.name, "partition", p.index, "segment", int64(seg.base))
+	// Elsewhere: the logger is the caller's code, and may append, with a condition that needs
+	// the index.
+	p.topic.log.inBackground(func() {
+		p.topic.log.opts.Logger.Info("index is made anew", "topic", p.topic.name, "partition", p.index, "segment", int64(seg.base))
+	})
 	sealed := seg != p.active() // for good, and its size is final
 	x, s, err := p.survey(seg, nil)
 	if err != nil && !isDamage(err) {

@@ -448,6 +448,40 @@ func TestLoggerMayUseTheLog(t *testing.T) {
 	require.Equal(t, 1, heard)
 }
 
+// TestLoggerMayAppend, also with a condition, to the partition that it hears of, where nothing
+// has been appended since the log was opened, and an index is missing.
+func TestLoggerMayAppend(t *testing.T) {
+	var mu sync.Mutex // guards p and heard
+	var p *Partition
+	var heard []string
+	handler := slog.NewTextHandler(writerFunc(func(line []byte) {
+		mu.Lock()
+		defer mu.Unlock()
+		if p == nil {
+			return
+		}
+		_, err := p.AppendIf(ctx, KeyUnchanged([]byte("key"), Earliest), Record{Value: line})
+		require.NoError(t, err)
+		heard = append(heard, strings.Split(string(line), `"`)[1])
+	}), nil)
+	fsys := memfs.New()
+	l := openAt(t, fsys, "/data", nil)
+	old := partOf(t, l, "topic", &TopicConfig{SegmentBytes: 1024})
+	appendValues(t, old, 0, 60)
+	name := old.path(indexName(old.Segments()[1].Base))
+	require.NoError(t, l.Close())
+	require.NoError(t, fsys.Remove(name))
+	l = openAt(t, fsys, "/data", &Options{Logger: slog.New(handler)})
+	opened := partOf(t, l, "topic", nil)
+	mu.Lock()
+	p = opened
+	mu.Unlock()
+	require.NoError(t, opened.DeleteBefore(ctx, opened.Segments()[1].Base+1))
+	l.tasks.Wait()
+	require.NoError(t, l.Close())
+	require.ElementsMatch(t, []string{"records are deleted", "index is made anew"}, heard)
+}
+
 // TestLoggerThatPanics, or ends the goroutine that it is called on, ends nothing else: neither
 // where a producer's goroutine calls it, nor an append, nor a log that fails.
 func TestLoggerThatPanics(t *testing.T) {

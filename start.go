@@ -144,16 +144,27 @@ func (p *Partition) tryToMoveStart(to Offset, reason string) error {
 	if err != nil || !begun {
 		return err
 	}
-	defer p.endMove()
-	if err := p.syncStart(to); err != nil {
+	n, bytes, err := p.moveNow(to)
+	if err != nil {
 		return err
 	}
-	n, bytes := p.publishStart(to)
-	p.wake() // whoever waits has been passed, if it waits at the end of what is gone
+	// When the move has ended: the logger is the caller's code, and may append, and the
+	// first append waits for a move.
 	p.topic.log.opts.Logger.Info("records are deleted", "topic", p.topic.name, "partition", p.index,
 		"start", int64(to), "segments", n, "bytes", bytes, "reason", reason)
-	p.removeSoon()
 	return nil
+}
+
+// moveNow is the move that has begun. It returns how many segments have gone, and their bytes.
+func (p *Partition) moveNow(to Offset) (n int, bytes int64, err error) {
+	defer p.endMove()
+	if err := p.syncStart(to); err != nil {
+		return 0, 0, err
+	}
+	n, bytes = p.publishStart(to)
+	p.wake() // whoever waits has been passed, if it waits at the end of what is gone
+	p.removeSoon()
+	return n, bytes, nil
 }
 
 // makeWay begins the next segment if all, called under mu, says that no record of
