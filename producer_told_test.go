@@ -135,6 +135,26 @@ func TestDoneThatEndsItsGoroutine(t *testing.T) {
 	h.log.tasks.Wait()
 }
 
+// TestHookThatEndsItsGoroutine is called by Send, on its caller's: those behind it are called all
+// the same.
+func TestHookThatEndsItsGoroutine(t *testing.T) {
+	var heard []int
+	var hooks []ProducerHooks
+	for i := range 4 {
+		hooks = append(hooks, ProducerHooks{Acked: func(RecordMetadata, error) {
+			switch heard = append(heard, i); i {
+			case 1:
+				runtime.Goexit()
+			case 2:
+				panic("of the test")
+			}
+		}})
+	}
+	p := newProducerOn(t, nil, &ProducerOptions{Hooks: hooks})
+	exiting(func() { _, _ = p.Send(ctx, to("x")) })
+	require.Equal(t, []int{0, 1, 2, 3}, heard)
+}
+
 // TestDoneThatEndsItsGoroutineTooLate: there is none any more that could send what is enqueued.
 func TestDoneThatEndsItsGoroutineTooLate(t *testing.T) {
 	p := newProducerOn(t, nil, nil)

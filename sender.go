@@ -646,8 +646,8 @@ func (p *Producer) callAcked(m RecordMetadata, err error) {
 	if !p.acked {
 		return
 	}
-	for _, h := range p.opts.Hooks {
-		p.call(h.Acked, m, err)
+	for _, h := range slices.Backward(p.opts.Hooks) {
+		defer p.call(h.Acked, m, err) // in order, also where the one before ends the goroutine
 	}
 }
 
