@@ -460,9 +460,16 @@ func (m *roMachine) readBeside(r *Log) (all []beside, err error) {
 	for _, rp := range m.parts { // one partition's topic may be deleted while another's is read
 		rp.ghost = nil
 	}
+	begun, writer := map[*roPart]Offset{}, m.incarnation
+	for _, rp := range m.parts {
+		begun[rp] = rp.lo
+	}
 	for _, rp := range slices.Clone(m.parts) {
 		lo := rp.lo
 		got, failed := readBeside(r, rp)
+		if m.incarnation != writer {
+			lo = begun[rp] // what was shown before stays while the writer restarts
+		}
 		all, err = append(all, beside{rp, lo, got}), errors.Join(err, failed)
 	}
 	return all, err
