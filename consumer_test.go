@@ -5,7 +5,6 @@ import (
 	"log/slog"
 	"regexp"
 	"runtime"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -411,9 +410,7 @@ func TestHookThatPanics(t *testing.T) {
 			require.ErrorContains(t, err, "Deliver has panicked: no")
 		}
 		bad = runtime.Goexit // as FailNow of a test does
-		var exiting sync.WaitGroup
-		exiting.Go(func() { _, _ = c.Poll(ctx) })
-		exiting.Wait()
+		apart(func() { _, _ = c.Poll(ctx) })
 		require.NoError(t, c.Commit(ctx))
 		pos, err := c.Committed(ctx, at0)
 		require.NoError(t, err)

@@ -3,7 +3,6 @@ package riffle
 import (
 	"context"
 	"log/slog"
-	"sync"
 )
 
 // hostHandler is the handler of the caller's logger, called on a goroutine of its own: what we
@@ -16,14 +15,12 @@ func (hostHandler) Enabled(context.Context, slog.Level) bool { return true }
 
 // Handle implements slog.Handler. It returns when the caller's has.
 func (h hostHandler) Handle(ctx context.Context, r slog.Record) error {
-	var handling sync.WaitGroup
-	handling.Go(func() {
+	apart(func() {
 		defer func() { _ = recover() }() // there is nobody left to tell
 		if h.host.Enabled(ctx, r.Level) {
 			_ = h.host.Handle(ctx, r)
 		}
 	})
-	handling.Wait()
 	return nil
 }
 

@@ -8,7 +8,6 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -519,13 +518,6 @@ func TestCallbacks(t *testing.T) {
 	})
 }
 
-// exiting calls f on a goroutine of its own, which it may end.
-func exiting(f func()) {
-	var done sync.WaitGroup
-	done.Go(f)
-	done.Wait()
-}
-
 // TestCallbackThatEndsItsGoroutine, as FailNow of a test does, where a poll or Close has called
 // it: the consumer can be used again, or is closed, and the group goes on at once.
 func TestCallbackThatEndsItsGoroutine(t *testing.T) {
@@ -540,7 +532,7 @@ func TestCallbackThatEndsItsGoroutine(t *testing.T) {
 		w.send("topic")
 		a := w.join(ConsumerOptions{Assigned: exit, Revoked: exit})
 		for range 4 {
-			exiting(func() { _ = a.poll() })
+			apart(func() { _ = a.poll() })
 		}
 		w.settle(a)
 		require.Equal(t, "topic-0 topic-1", a.has())
@@ -549,7 +541,7 @@ func TestCallbackThatEndsItsGoroutine(t *testing.T) {
 		b := w.join(ConsumerOptions{})
 		exits = 1
 		began := time.Now()
-		exiting(func() { _ = a.Close() })
+		apart(func() { _ = a.Close() })
 		require.Zero(t, exits)
 		require.NoError(t, a.Close())
 		w.settle(b)
@@ -599,9 +591,9 @@ func TestCallbackThatEndsItsGoroutineIsMadeGood(t *testing.T) {
 				b = w.join(opts)
 			}
 			for range 12 {
-				exiting(func() { _ = a.poll() })
+				apart(func() { _ = a.poll() })
 				if b != nil {
-					exiting(func() { _ = b.poll() })
+					apart(func() { _ = b.poll() })
 				} else if armed == "" {
 					require.Empty(t, a.has(), "it is lost")
 					break
@@ -640,7 +632,7 @@ func TestCommitWhoseAssignorEndsItsGoroutine(t *testing.T) {
 		answer.MemberID, answer.LeaderID, answer.Protocol, answer.Generation = a.member.id, a.member.id, &own.Name, a.member.generation
 		a.member.answer = answer
 		a.mu.Unlock()
-		exiting(func() { _ = a.advance(ctx, false) })
+		apart(func() { _ = a.advance(ctx, false) })
 		a.opts.Assignors[0].Assign = own.Assign
 		w.settle(a)
 		require.Equal(t, "topic-0", a.has())

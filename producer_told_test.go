@@ -151,7 +151,7 @@ func TestHookThatEndsItsGoroutine(t *testing.T) {
 		}})
 	}
 	p := newProducerOn(t, nil, &ProducerOptions{Hooks: hooks})
-	exiting(func() { _, _ = p.Send(ctx, to("x")) })
+	apart(func() { _, _ = p.Send(ctx, to("x")) })
 	require.Equal(t, []int{0, 1, 2, 3}, heard)
 }
 

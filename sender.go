@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"runtime/debug"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/rifflelog/riffle/internal/batch"
@@ -689,9 +688,7 @@ func (p *Producer) failAll(err error) {
 		s.take(step)
 	}
 	for len(s.telling) > 0 { // the caller's code may end a goroutine
-		var telling sync.WaitGroup
-		telling.Go(s.tellAll)
-		telling.Wait()
+		apart(s.tellAll)
 	}
 	p.mu.Lock()
 	s.settle()

@@ -44,3 +44,10 @@ func (g *taskGroup) Wait() {
 	g.mu.Unlock()
 	<-idle
 }
+
+// apart runs f on a goroutine of its own, which f may end, and returns when it has ended.
+func apart(f func()) {
+	var running sync.WaitGroup
+	running.Go(f)
+	running.Wait()
+}
