@@ -18,6 +18,7 @@ import (
 
 	"github.com/rifflelog/riffle/internal/invariants"
 	"github.com/rifflelog/riffle/internal/vfs"
+	"github.com/rifflelog/riffle/internal/vfs/errfs"
 	"github.com/rifflelog/riffle/internal/vfs/memfs"
 )
 
@@ -85,6 +86,15 @@ func openQuiet(t testing.TB) *Log {
 
 // quiet is async without flushes in time.
 var quiet = &TopicConfig{Flush: FlushAsync, FlushInterval: Forever}
+
+// slowFlushes has what appends wait for take so long, in a bubble of synctest, until heal is
+// called.
+func slowFlushes(fsys *errfs.FS, d time.Duration) (heal func()) {
+	return fsys.Add(errfs.Rule{Kind: errfs.Sync, Site: siteFlush, Decide: func(errfs.Op) error {
+		time.Sleep(d) //lint:sleep in a bubble of synctest
+		return nil
+	}})
+}
 
 // requireNothingLeft shows that a log that is closed has given back what it held.
 func requireNothingLeft(t testing.TB, l *Log) {

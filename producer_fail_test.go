@@ -50,10 +50,7 @@ func TestBrokenLogEndsRecords(t *testing.T) {
 		require.NoError(t, err)
 		p, err := l.NewProducer(&ProducerOptions{Linger: time.Hour, DeliveryTimeout: 2 * time.Hour, Partitioner: Manual})
 		require.NoError(t, err)
-		fsys.Add(errfs.Rule{Kind: errfs.Sync, Site: siteFlush, Decide: func(errfs.Op) error {
-			time.Sleep(10 * time.Second)
-			return nil
-		}})
+		slowFlushes(fsys, 10*time.Second)
 		var errs, again []error
 		done := func(_ RecordMetadata, err error) {
 			errs = append(errs, err)
@@ -213,10 +210,7 @@ func TestDoneFindsTheRoomOfThoseBefore(t *testing.T) {
 		emptyPools()
 		_, err := p.Send(ctx, to("first"))
 		require.NoError(t, err)
-		fsys.Add(errfs.Rule{Kind: errfs.Sync, Site: siteFlush, Decide: func(errfs.Op) error {
-			time.Sleep(time.Second)
-			return nil
-		}})
+		slowFlushes(fsys, time.Second)
 		value := strings.Repeat("x", 1<<10) // a batch each
 		require.NoError(t, p.Enqueue(ctx, to(value), nil))
 		synctest.Wait()

@@ -141,10 +141,7 @@ func TestBatchesGrowWhileOneIsFlushed(t *testing.T) {
 		p := producerOn(t, fsys, "/data", nil, nil)
 		_, err := p.Send(ctx, to("first")) // makes the directory
 		require.NoError(t, err)
-		fsys.Add(errfs.Rule{Kind: errfs.Sync, Site: siteFlush, Decide: func(errfs.Op) error {
-			time.Sleep(time.Second)
-			return nil
-		}})
+		slowFlushes(fsys, time.Second)
 		for i := range 100 {
 			require.NoError(t, p.Enqueue(ctx, to(fmt.Sprintf("v%d", i)), nil))
 			synctest.Wait()
@@ -226,10 +223,7 @@ func TestBackPressure(t *testing.T) {
 		p := producerOn(t, fsys, "/data", nil, &ProducerOptions{BatchBytes: 1 << 10, BufferBytes: 3<<10 - 1})
 		_, err := p.Send(ctx, to("first"))
 		require.NoError(t, err)
-		heal := fsys.Add(errfs.Rule{Kind: errfs.Sync, Site: siteFlush, Decide: func(errfs.Op) error {
-			time.Sleep(10 * time.Second)
-			return nil
-		}})
+		heal := slowFlushes(fsys, 10*time.Second)
 		defer heal()
 		big := strings.Repeat("x", 900)
 		for i := range 2 {
@@ -293,10 +287,7 @@ func TestDeliveryTimeout(t *testing.T) {
 		require.Less(t, time.Since(began), 17*time.Second)
 		require.Equal(t, []string{"first", "healed"}, p.values(t, 0))
 
-		heal = fsys.Add(errfs.Rule{Kind: errfs.Sync, Site: siteFlush, Decide: func(errfs.Op) error {
-			time.Sleep(time.Minute)
-			return nil
-		}})
+		heal = slowFlushes(fsys, time.Minute)
 		defer heal()
 		began = time.Now()
 		require.NoError(t, p.Enqueue(ctx, to("in doubt"), func(_ RecordMetadata, err error) { result <- err }))
@@ -431,10 +422,7 @@ func TestSendAllWhoseContextEnds(t *testing.T) {
 		p := producerOn(t, fsys, "/data", nil, nil)
 		_, err := p.Send(ctx, to("first"))
 		require.NoError(t, err)
-		heal := fsys.Add(errfs.Rule{Kind: errfs.Sync, Site: siteFlush, Decide: func(errfs.Op) error {
-			time.Sleep(10 * time.Second)
-			return nil
-		}})
+		heal := slowFlushes(fsys, 10*time.Second)
 		defer heal()
 		short, cancel := context.WithTimeout(ctx, time.Second)
 		defer cancel()
@@ -719,10 +707,7 @@ func TestFlushWaitsForWhatWasThere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fsys := errfs.New(memfs.New())
 		p := producerOn(t, fsys, "/data", nil, &ProducerOptions{Linger: time.Minute})
-		heal := fsys.Add(errfs.Rule{Kind: errfs.Sync, Site: siteFlush, Decide: func(errfs.Op) error {
-			time.Sleep(time.Second)
-			return nil
-		}})
+		heal := slowFlushes(fsys, time.Second)
 		defer heal()
 		var ended []string
 		enqueue := func(name string) {

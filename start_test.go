@@ -615,17 +615,25 @@ func readInOrder(p *Partition, follow bool, done chan struct{}) error {
 	return nil
 }
 
+// openGarbage is openStart, where records are deleted whose files cannot be removed until allow
+// is called.
+func openGarbage(t *testing.T, fsys *errfs.FS) (l *Log, p *Partition, allow func()) {
+	t.Helper()
+	l, p = openStart(t, fsys, bothPolicies["FlushBeforeAck"])
+	appendTriples(t, p, 0, 60)
+	allow = fsys.Add(errfs.Rule{Kind: errfs.Remove, Err: fs.ErrPermission})
+	require.NoError(t, p.DeleteBefore(ctx, 40))
+	return l, p, allow
+}
+
 // A file of deleted records that cannot be removed when the log is opened is in
 // nobody's way.
 func TestGarbageThatCannotBeRemoved(t *testing.T) {
 	fsys := errfs.New(memfs.New())
-	l, p := openStart(t, fsys, bothPolicies["FlushBeforeAck"])
-	appendTriples(t, p, 0, 60)
-	allow := fsys.Add(errfs.Rule{Kind: errfs.Remove, Err: fs.ErrPermission})
-	require.NoError(t, p.DeleteBefore(ctx, 40))
+	l, _, allow := openGarbage(t, fsys)
 	l.tasks.Wait()
 	require.NoError(t, l.Close())
-	l, p = openStart(t, fsys, nil)
+	l, p := openStart(t, fsys, nil)
 	require.NoError(t, p.damaged)
 	require.Equal(t, wantValues(40, 60), readValues(t, p, Earliest))
 	appendTriples(t, p, 60, 63)
@@ -639,10 +647,7 @@ func TestGarbageThatCannotBeRemoved(t *testing.T) {
 // not in it.
 func TestGarbageIsRemovedWhenOpened(t *testing.T) {
 	fsys := errfs.New(memfs.New())
-	l, p := openStart(t, fsys, bothPolicies["FlushBeforeAck"])
-	appendTriples(t, p, 0, 60)
-	allow := fsys.Add(errfs.Rule{Kind: errfs.Remove, Err: fs.ErrPermission})
-	require.NoError(t, p.DeleteBefore(ctx, 40))
+	l, p, allow := openGarbage(t, fsys)
 	left := basesOf(p.Segments())
 	require.NoError(t, kill(l))
 	require.Greater(t, len(logFiles(t, p)), len(left))

@@ -439,10 +439,7 @@ func TestChangesWhoseContextEnds(t *testing.T) {
 		fsys := errfs.New(memfs.New())
 		l := openAt(t, fsys, "/data", nil)
 		top := partOf(t, l, "topic", nil).Topic()
-		fsys.Add(errfs.Rule{Kind: errfs.Sync, Site: siteFlush, Decide: func(errfs.Op) error {
-			time.Sleep(time.Minute)
-			return nil
-		}})
+		slowFlushes(fsys, time.Minute)
 		for _, change := range []func(context.Context) error{
 			func(c context.Context) error { return top.SetPartitions(c, 2) },
 			func(c context.Context) error {
